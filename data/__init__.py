@@ -1,0 +1,1 @@
+"""Problems to train and evaluate on: generators, data sets, prompt templates."""

@@ -1,0 +1,1 @@
+"""Benchmarks and the evaluation command, `python -m eval`."""

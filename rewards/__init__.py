@@ -1,0 +1,7 @@
+"""Rule-based rewards: the verifier and the reward functions. Imports neither torch nor sympy."""
+
+from __future__ import annotations
+
+from .verify import Verdict, check_gold, explain, extract_answer, verify, verify_many
+
+__all__ = ["Verdict", "check_gold", "explain", "extract_answer", "verify", "verify_many"]

@@ -1,0 +1,180 @@
+"""From what people and models write to the spelling the tokenizer knows. Each rule has its reason beside it."""
+
+from __future__ import annotations
+
+import re
+
+from .extract import boxed, stated
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_FRACTIONS = {
+    "½": "12", "⅓": "13", "⅔": "23", "¼": "14", "¾": "34", "⅕": "15", "⅖": "25", "⅗": "35", "⅘": "45",
+    "⅙": "16", "⅚": "56", "⅐": "17", "⅛": "18", "⅜": "38", "⅝": "58", "⅞": "78", "⅑": "19",
+}  # fmt: skip
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "ρ": "rho", "σ": "sigma", "τ": "tau",
+    "φ": "phi", "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta",
+    "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega", "π": "pi", "𝜋": "pi",
+}  # fmt: skip
+_UNICODE = str.maketrans(
+    {
+        **{c: f"\\{name} " for c, name in _GREEK.items()},
+        **{c: rf"\frac{{{d[0]}}}{{{d[1]}}}" for c, d in _FRACTIONS.items()},
+        # Minus signs and dashes that stand for one.
+        **dict.fromkeys("−–—﹣－", "-"),
+        **dict.fromkeys("×✕✖", "*"),
+        **dict.fromkeys("·⋅∙•", "*"),
+        **dict.fromkeys("⁄∕／", "/"),
+        # Spaces: no-break, thin, figure, ideographic, zero width.
+        **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t\n\r", " "),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u200e\u200f\u00ad", ""),
+        **dict.fromkeys("‘’ʹ′＇", "'"),
+        **dict.fromkeys("“”", '"'),
+        "÷": "/", "±": "\\pm ", "∓": "\\mp ", "√": "\\surd ", "∛": "\\cbrt ", "∞": "\\infty ", "∪": "\\cup ",
+        "∩": "\\cap ", "≤": "\\le ", "⩽": "\\le ", "≦": "\\le ", "≥": "\\ge ", "⩾": "\\ge ", "≧": "\\ge ",
+        "≠": "\\ne ", "≈": "\\approx ", "≃": "\\approx ", "∈": "\\in ", "∅": "\\emptyset ", "Ø": "\\emptyset ",
+        "⌀": "\\emptyset ", "°": "^\\circ ", "º": "^\\circ ", "∘": "\\circ ", "ℝ": "\\mathbb{R}",
+        "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}", "∖": "\\setminus ",
+        "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ",
+        "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "∣": "|", "｜": "|", "∑": "\\sum ", "∏": "\\prod ",
+        "∠": "\\angle ", "µ": "\\mu ", "…": "...", "⋯": "...", "€": "\\eur ", "£": "\\gbp ", "¥": "\\yen ",
+        "￥": "\\yen ", "₹": "\\inr ", "¢": "\\cent ", "％": "%", "＄": "\\$", "℃": "^\\circ C", "∧": " and ",
+        "∨": " or ", "∶": ":", "’": "'",
+        # Full-width and Chinese punctuation.
+        "（": "(", "）": ")", "［": "[", "］": "]", "｛": "{", "｝": "}", "【": "[", "】": "]", "，": ",",
+        "、": ",", "；": ";", "：": ":", "＝": "=", "＋": "+", "＜": "<", "＞": ">", "。": ".", "．": ".", "！": "!",
+        "＊": "*", "＾": "^",
+    }
+    | {chr(0xFF10 + d): str(d) for d in range(10)}
+    | {chr(0xFF21 + k): chr(65 + k) for k in range(26)}
+    | {chr(0xFF41 + k): chr(97 + k) for k in range(26)}
+)  # fmt: skip
+_SUPER_RUN = re.compile(f"[{re.escape(''.join(_SUPERSCRIPTS))}]+")
+_SUB_RUN = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
+# U+0305 after each repeating digit.
+_OVERLINED = re.compile(r"((?:\d\u0305)+)")
+_CJK = re.compile(r"[\u3400-\u9fff]")
+# "所以最大值为 42": prose up to 是, 为, 等于, 得 or a colon. A negation or an alternative before it is not prose.
+_CJK_PREFIX = re.compile(r"^[^0-9\\$=<>({\[]{0,60}?(?:等于|答案|结果|[是为:得答解故])\s*[:是为]?\s*(?=[^\u3400-\u9fff\s:])")
+_CJK_REFUSED = re.compile(r"[不非没无未或]|可能|大概|也许|左右|大约|约")
+
+_WRAPPERS = re.compile(
+    r"""^(?:
+        \\(?:text|textbf|textit|textrm|textsf|mathbf|mathrm|mathit|mbox|bm|boldsymbol|boxed|fbox|emph|displaystyle|ensuremath)\s*\{(?P<tex>[^{}]*)\}
+        |(?P<md>\*{1,3}|_{2,3}|`{1,3}|"|\$\$?)(?P<inside>[^*`"$]+)(?P=md)
+        )$""",
+    re.X,
+)  # fmt: skip
+_STYLE = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|bigl?|bigr|Bigl?|Bigr|biggl?|biggr"
+    r"|Biggl?|Biggr|left|right|middle|mathclose|mathopen|mathbin|mathrel|hfill|noindent|rm|bf|it|phantom\{[^{}]*\})"
+    r"(?![A-Za-z])\.?"
+)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|split|math|displaymath)\*?\}")
+_MATH_DELIMITER = re.compile(r"\\[()\[\]]")
+_TRAILING = re.compile(r"(?:[\s.,;。]|\\[,;!: ]|\\\\|\\q?quad)+$")
+_LEADING = re.compile(r"^(?:[\s]|\\[,;!: ]|\\q?quad(?![a-z]))+")
+_PROSE = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|and|finally|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is|equals)|it\s+is|ans(?:wer)?"
+    r"|solution|final\s+answer|the\s+solutions?\s+(?:is|are)|(?:the\s+)?(?:total|sum|value|result|probability|area|number)"
+    r"(?:\s+of\s+[A-Za-z ]{1,40}?)?\s+(?:is|equals|are)|equals)\b[\s:,]*)+",
+    re.I,
+)
+
+
+def clean(text: str) -> str:
+    """The text without wrappers, prose before the answer, styles and foreign spellings of the same signs."""
+    if not text.isascii():
+        text = _from_unicode(text)
+    else:
+        text = text.translate(_BLANKS)
+    text = text.strip()
+    if "\\" in text:
+        if "boxed" in text or "\\fbox" in text:
+            text = _unboxed(text)
+        text = _STYLE.sub("", text)
+        if "\\begin" in text:
+            text = _ENVIRONMENT.sub("", text)
+        text = _without_math_delimiters(text)
+    if "$" in text:
+        text = _without_dollars(text)
+    if "answer" in text.lower() or "答案" in text:
+        text = stated(text) or text
+    text = _unwrapped(text)
+    if _CJK.search(text):
+        text = _without_chinese_prose(text)
+    if text[:1].isalpha():
+        shorter = _PROSE.sub("", text)
+        if shorter and shorter != text and not shorter[:1] in "=<>)]},":
+            text = _unwrapped(shorter)
+    return text
+
+
+_BLANKS = str.maketrans({"\t": " ", "\n": " ", "\r": " ", "~": " "})
+
+
+def _from_unicode(text: str) -> str:
+    text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
+    text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
+    if "\u0305" in text:
+        text = _OVERLINED.sub(lambda m: rf"\overline{{{m.group().replace(chr(0x305), '')}}}", text)
+    return text.translate(_UNICODE)
+
+
+def _unboxed(text: str) -> str:
+    r"""`\boxed{A}` → A, also inside prose; several different boxes are a list of answers, not a choice among them."""
+    contents = boxed(text)
+    if not contents:
+        return text
+    bare = re.match(r"^[A-Za-z_0-9{}\\ ]{1,24}(?:=|\\in(?![a-z]))\s*\\boxed", text)
+    if bare and len(contents) == 1:
+        # x = \boxed{5} keeps its name; x \in \boxed{[0,7)} its relation.
+        return text[: text.index("\\boxed")] + contents[0]
+    return ", ".join(dict.fromkeys(contents)) if len(set(contents)) < len(contents) else ", ".join(contents)
+
+
+def _without_math_delimiters(text: str) -> str:
+    r"""\(x\) → x and \[x\] → x. A lone escape such as \[ is left to the parser to refuse."""
+    return _MATH_DELIMITER.sub(" ", text) if "\\(" in text or "\\[" in text else text
+
+
+def _without_dollars(text: str) -> str:
+    """Dollar signs: in pairs they set mathematics, alone they are money."""
+    bare = re.findall(r"(?<!\\)\$", text)
+    if not bare:
+        return text
+    if len(bare) % 2 == 0:
+        # "$5 and $6" is money twice: no closing sign stands before a blank or the end.
+        if not re.search(r"(?<!\\)\$(?=\s*(?:$|[^\s\d]))", text):
+            return re.sub(r"(?<!\\)\$", r"\\$", text)
+        return re.sub(r"(?<!\\)\$", " ", text)
+    return re.sub(r"(?<!\\)\$", r"\\$", text)
+
+
+def _unwrapped(text: str) -> str:
+    for _ in range(6):
+        shorter = _LEADING.sub("", text)
+        end = _TRAILING.search(shorter)
+        # "..." at the end says that digits repeat.
+        if end and not shorter.endswith("..."):
+            shorter = shorter[: end.start()]
+        match = _WRAPPERS.match(shorter)
+        if match:
+            shorter = match.group("tex") if match.group("tex") is not None else match.group("inside")
+        elif shorter[:1] in "*_#`>" or shorter[-1:] in "*_`":
+            # What is left of Markdown around a part: "**Answer:** 42", "# 42".
+            stripped = re.sub(r"^(?:[*_`]{2,3}|#{1,6}\s|>\s)|(?:[*_]{2,3}|`)$", "", shorter)
+            shorter = stripped
+        if shorter == text:
+            break
+        text = shorter
+    return text
+
+
+def _without_chinese_prose(text: str) -> str:
+    match = _CJK_PREFIX.match(text)
+    if match and not _CJK_REFUSED.search(match.group()):
+        return _unwrapped(text[match.end() :])
+    return text

@@ -1,0 +1,436 @@
+"""A Pratt parser from tokens to the typed tree.
+
+Heads of `Op`: add, mul, div, pow, neg, pm, mp (one operand or two), mixed, based, percent, degree, factorial, the
+functions of `tokens.FUNCTIONS` (log has an optional second operand, its base), apply (a symbol and its arguments),
+sum and prod (index, from, to, body), list, tuple, set, bracket, oc, co (brackets and half-open intervals), matrix (of
+tuples), det, relation (operand, operator, operand, …), cup, cap, minus, builder, ratio, unit.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from .tokens import Token, plain_digits, tokenize
+from .tree import MAX_DEPTH, Node, Num, Op, ParseError, Sym, TooLarge
+from .units import LETTER_UNITS, NOT_UNITS, UNITS
+
+RELATIONS = frozenset(("=", "<", ">", "<=", ">=", "!=", "~", "in"))
+_SETS = {"cup": "cup", "cap": "cap", "\\": "minus"}
+_RELATION, _SET, _RATIO, _SUM, _PRODUCT, _SIGN, _POWER, _POSTFIX = 10, 14, 16, 20, 30, 32, 40, 50
+_INFIX = {
+    **dict.fromkeys(RELATIONS, _RELATION),
+    **dict.fromkeys(_SETS, _SET),
+    ":": _RATIO,
+    **dict.fromkeys(("+", "-", "pm", "mp"), _SUM),
+    **dict.fromkeys(("*", "/"), _PRODUCT),
+    "^": _POWER,
+    **dict.fromkeys(("!", "%", "circ", "_"), _POSTFIX),
+}
+_OPENING = frozenset(("(", "[", "{", "{{", "<<", "floor(", "ceil(", "|"))
+_CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "{{": ("}}",), "<<": (">>",)}
+_SEPARATORS = frozenset((",", ";", "and", "or"))
+_CONSTANT_SYMBOLS = frozenset(("pi", "inf", "emptyset"))
+_FUNCTION_NAMES = frozenset("fghFGHPpqQW")
+
+
+def parse(text: str) -> Node:
+    """The tree of a cleaned text; a list of several answers becomes `Op("list", …)`. ParseError or TooLarge."""
+    parser = Parser(tokenize(text))
+    node = parser.sequence(())
+    if parser.kind != "end":
+        raise ParseError(f"unexpected {parser.value!r}")
+    return node
+
+
+class Parser:
+    """One token of look-ahead over a token list."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.depth = 0
+        self.bars = 0
+        self.builder = False
+        self.kind, self.value, self.spaced = tokens[0]
+
+    def advance(self) -> None:
+        self.at += 1
+        self.kind, self.value, self.spaced = self.tokens[self.at]
+
+    def peek(self, ahead: int = 1) -> Token:
+        at = self.at + ahead
+        return self.tokens[at] if at < len(self.tokens) else self.tokens[-1]
+
+    def is_op(self, value: str) -> bool:
+        return self.kind == "o" and self.value == value
+
+    def expect(self, value: str) -> None:
+        if self.kind != "o" or self.value != value:
+            raise ParseError(f"expected {value!r}, found {self.value!r}")
+        self.advance()
+
+    def sequence(self, closing: tuple[str, ...]) -> Node:
+        """Items up to a closing bracket (not consumed) or the end: one item itself, or a list."""
+        items = [self.item()]
+        while self.kind == "o" and self.value in _SEPARATORS:
+            self.advance()
+            # "1, 2, and 3": two separators are one.
+            while self.kind == "o" and self.value in _SEPARATORS:
+                self.advance()
+            if self.kind == "end" or (self.kind == "o" and self.value in closing):
+                break
+            items.append(self.item())
+        return items[0] if len(items) == 1 else Op("list", tuple(items))
+
+    def item(self) -> Node:
+        if self.kind == "t" and self.value == "":
+            self.advance()
+        node = self.expression(0)
+        if self.kind == "t" and self.value == "":
+            self.advance()
+        if self.kind in "wts" or (self.kind == "o" and self.value in ("$", "eur", "gbp", "yen", "inr", "cent")):
+            node = self.unit(node)
+        return node
+
+    def expression(self, power: int) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge(f"nested deeper than {MAX_DEPTH}")
+        left = self.prefix()
+        while True:
+            kind = self.kind
+            if kind == "o":
+                binding = _INFIX.get(self.value)
+                if binding is None:
+                    if self.value in _OPENING and power < _PRODUCT and not (self.value == "|" and self.bars):
+                        if self.value == "|" and self.builder:
+                            break
+                        left = self.implicit(left)
+                        continue
+                    if self.value == "'" and power < _POSTFIX and left.__class__ is Sym:
+                        self.advance()
+                        left = Sym(left.name + "_prime")
+                        continue
+                    break
+                if binding <= power and not (binding == _POWER and power == _POWER):
+                    break
+                if self.value == ":" and self.builder:
+                    break
+                left = self.infix(left, binding)
+            elif kind == "end" or power >= _PRODUCT:
+                break
+            elif kind == "t" or (kind in "ws" and self.starts_unit()):
+                if kind == "s" and self.value == "U" and self.peek()[1] in _OPENING:
+                    # (0,1) U (2,3) in plain text.
+                    if power >= _SET:
+                        break
+                    self.advance()
+                    left = Op("cup", (left, self.expression(_SET)))
+                    continue
+                break
+            else:
+                left = self.implicit(left)
+        self.depth -= 1
+        return left
+
+    def implicit(self, left: Node) -> Node:
+        """A product without a sign, a mixed number, or a function applied."""
+        if self.kind == "n":
+            # 4 2/3 is a mixed number; "4 5" is nothing.
+            if (
+                left.__class__ is Num
+                and left.value.__class__ is int
+                and self.value.isdigit()
+                and self.peek()[1] == "/"
+                and self.peek(2)[0] == "n"
+                and self.peek(2)[1].isdigit()
+                and self.spaced
+            ):
+                numerator, denominator = int(self.value), int(self.peek(2)[1])
+                if 0 < numerator < denominator:
+                    for _ in range(3):
+                        self.advance()
+                    return Op("mixed", (left, Num(numerator), Num(denominator)))
+            if left.__class__ is Num:
+                raise ParseError("two numbers side by side")
+        elif self.kind == "f" and self.value == "frac" and left.__class__ is Num and left.value.__class__ is int:
+            right = self.expression(_PRODUCT)
+            if right.__class__ is Op and right.head == "div":
+                numerator, denominator = right.args
+                if (
+                    numerator.__class__ is Num
+                    and denominator.__class__ is Num
+                    and numerator.value.__class__ is int
+                    and denominator.value.__class__ is int
+                    and 0 < numerator.value < denominator.value
+                ):
+                    return Op("mixed", (left, numerator, denominator))
+            return Op("mul", (left, right))
+        elif self.is_op("(") and left.__class__ is Sym and not self.spaced and left.name not in _CONSTANT_SYMBOLS:
+            arguments = self.prefix()
+            inner = arguments.args if arguments.__class__ is Op and arguments.head == "tuple" else (arguments,)
+            if len(inner) > 1 or left.name in _FUNCTION_NAMES:
+                return Op("apply", (left, *inner))
+            right = arguments
+            if self.kind == "o" and _INFIX.get(self.value, 0) > _PRODUCT:
+                right = self.raised(arguments)
+            return Op("apply1", (left, right))
+        return Op("mul", (left, self.expression(_PRODUCT)))
+
+    def raised(self, left: Node) -> Node:
+        while self.kind == "o" and _INFIX.get(self.value, 0) > _PRODUCT:
+            left = self.infix(left, _INFIX[self.value])
+        return left
+
+    def infix(self, left: Node, binding: int) -> Node:
+        op = self.value
+        if binding == _SUM:
+            self.advance()
+            right = self.expression(_SUM)
+            if op == "+":
+                return Op("add", (left, right))
+            return Op("add", (left, Op("neg", (right,)))) if op == "-" else Op(op, (left, right))
+        if binding == _PRODUCT:
+            self.advance()
+            return Op("mul" if op == "*" else "div", (left, self.expression(_PRODUCT)))
+        if binding == _POWER:
+            return self.power(left)
+        if binding == _POSTFIX:
+            self.advance()
+            if op == "_":
+                return self.subscript(left)
+            if op == "!" and self.is_op("="):
+                raise ParseError("!= after an operand")
+            return Op({"!": "factorial", "%": "percent", "circ": "degree"}[op], (left,))
+        if binding == _RELATION:
+            parts: list[Node] = [left]
+            while self.kind == "o" and self.value in RELATIONS:
+                parts.append(Sym(self.value))
+                self.advance()
+                parts.append(self.expression(_RELATION))
+            return Op("relation", tuple(parts))
+        self.advance()
+        if op == ":":
+            items = [left, self.expression(_RATIO)]
+            while self.is_op(":"):
+                self.advance()
+                items.append(self.expression(_RATIO))
+            return Op("ratio", tuple(items))
+        return Op(_SETS[op], (left, self.expression(_SET)))
+
+    def power(self, left: Node) -> Node:
+        self.advance()
+        if self.is_op("circ"):
+            self.advance()
+            return Op("degree", (left,))
+        if self.is_op("{") and self.peek()[1] == "circ" and self.peek(2)[1] == "}":
+            for _ in range(3):
+                self.advance()
+            if self.kind == "s" and self.value in "CF" and not self.spaced:
+                raise ParseError("a temperature")
+            return Op("degree", (left,))
+        if self.is_op("{") and self.peek()[1] == "'":
+            raise ParseError("a prime")
+        return Op("pow", (left, self.exponent()))
+
+    def exponent(self) -> Node:
+        if self.kind == "o" and self.value in ("-", "+"):
+            negative = self.value == "-"
+            self.advance()
+            inner = self.expression(_POWER)
+            return Op("neg", (inner,)) if negative else inner
+        # Right-associative: the power loop lets an equal binding through.
+        return self.expression(_POWER)
+
+    def subscript(self, left: Node) -> Node:
+        """x_1 and x_{max} are names; 52_8 is a numeral in base 8."""
+        parts = []
+        if self.is_op("{"):
+            self.advance()
+            while not self.is_op("}"):
+                if self.kind == "end":
+                    raise ParseError("an open subscript")
+                parts.append(self.value)
+                self.advance()
+            self.advance()
+        elif self.kind in "nsw":
+            parts.append(self.value)
+            self.advance()
+        else:
+            raise ParseError("an empty subscript")
+        name = "".join(p for p in parts if p)
+        if left.__class__ is Num and left.digits and name.isdigit():
+            return Op("based", (left, Num(int(name[:6]))))
+        if left.__class__ is not Sym:
+            raise ParseError("a subscript of something that is not a name")
+        name = "".join(c if c.isalnum() else "_" for c in name)
+        return Sym(f"{left.name}_{name}")
+
+    def prefix(self) -> Node:
+        kind, value = self.kind, self.value
+        if kind == "n":
+            self.advance()
+            return number(value)
+        if kind == "s":
+            self.advance()
+            if self.kind == "t" and self.value == "":
+                self.advance()
+            return Sym(value)
+        if kind == "f":
+            from . import functions_syntax
+
+            return functions_syntax.parse_function(self, value)
+        if kind == "w":
+            return self.letters(value)
+        if kind != "o":
+            raise ParseError("text" if kind == "t" else "the end where a value should be")
+        if value in ("-", "+"):
+            self.advance()
+            operand = self.expression(_SIGN - 3)
+            return Op("neg", (operand,)) if value == "-" else operand
+        if value in ("pm", "mp"):
+            self.advance()
+            return Op(value, (self.expression(_SIGN - 3),))
+        if value in ("$", "eur", "gbp", "yen", "inr", "cent"):
+            self.advance()
+            amount = self.expression(_SUM)
+            return Op("unit", (amount, Sym({"$": "$", "gbp": "£"}.get(value, value))))
+        if value == "~":
+            self.advance()
+            return self.expression(_RELATION)
+        if value in _OPENING:
+            return self.bracketed(value)
+        if value.startswith("begin "):
+            from . import functions_syntax
+
+            return functions_syntax.parse_matrix(self, value[6:])
+        raise ParseError(f"unexpected {value!r}")
+
+    def letters(self, word: str) -> Node:
+        """A short word is a product of letters (xy, RC, AB); a longer one is prose."""
+        if len(word) > 3 and not word.isupper() or len(word) > 6 or word.lower() in NOT_UNITS:
+            raise ParseError(f"the word {word!r}")
+        self.advance()
+        node: Node = Sym(word[0])
+        for letter in word[1:-1]:
+            node = Op("mul", (node, Sym(letter)))
+        last: Node = Sym(word[-1])
+        if self.kind == "o" and self.value in ("^", "_", "!", "'") and not self.spaced:
+            last = self.raised(last)
+        return Op("mul", (node, last))
+
+    def bracketed(self, opening: str) -> Node:
+        self.advance()
+        if opening in ("floor(", "ceil("):
+            inner = self.expression(0)
+            self.expect(")floor" if opening == "floor(" else ")ceil")
+            return Op(opening[:-1], (inner,))
+        bars, builder = self.bars, self.builder
+        if opening == "|":
+            self.bars, self.builder = 1, False
+            inner = self.expression(_SET)
+            self.expect("|")
+            self.bars, self.builder = bars, builder
+            return Op("abs", (inner,))
+        self.bars = 0
+        self.builder = opening == "{{" or (opening == "{" and self.at == 1)
+        closings = _CLOSING[opening]
+        if self.kind == "o" and self.value in closings:
+            self.advance()
+            self.bars, self.builder = bars, builder
+            if opening in ("{{", "{"):
+                return Op("set", ())
+            raise ParseError("empty brackets")
+        inner = self.sequence(closings)
+        if self.builder and self.kind == "o" and self.value in ("|", ":"):
+            self.advance()
+            self.builder = False
+            condition = self.sequence(closings)
+            inner = Op("builder", (inner, condition))
+        self.bars, self.builder = bars, builder
+        if self.kind != "o" or self.value not in closings:
+            raise ParseError(f"expected {closings[0]!r}, found {self.value!r}")
+        closing = self.value
+        self.advance()
+        return _bracket(opening, closing, inner)
+
+    def starts_unit(self) -> bool:
+        """Whether a word or letter after an operand is a unit or prose, not a factor."""
+        value = self.value
+        if self.kind == "s":
+            if value == "U" and self.tokens[self.at - 1][1] in (")", "]", "}}") and self.peek()[1] in _OPENING:
+                return True
+            if value not in LETTER_UNITS:
+                return False
+            upright = self.peek()[:2] == ("t", "")
+            return upright and self.tokens[self.at - 1][0] != "s"
+        if value in UNITS:
+            return value not in ("in", "min", "L") and (self.spaced or self.tokens[self.at - 1][0] == "n")
+        return len(value) > 3 or (self.spaced and len(value) > 2) or value.lower() in NOT_UNITS
+
+    def unit(self, node: Node) -> Node:
+        """The rest of an item as its unit: cm, cm^2, m/s, square feet, km per hour, a noun."""
+        words: list[str] = []
+        while self.kind in "wts" or (self.kind == "o" and self.value in ("^", "/", "*", "$", "in", "cent", "eur", "gbp")):
+            if self.kind == "o" and self.value == "^":
+                words.append("^" + self.unit_exponent())
+                continue
+            words.append(self.value)
+            self.advance()
+        text = " ".join(w for w in words if w)
+        return Op("unit", (node, Sym(text))) if text else node
+
+    def unit_exponent(self) -> str:
+        self.advance()
+        braced = self.is_op("{")
+        if braced:
+            self.advance()
+        sign = ""
+        if self.is_op("-"):
+            sign = "-"
+            self.advance()
+        if self.kind != "n" or not self.value.isdigit() or len(self.value) > 2:
+            raise ParseError("the exponent of a unit")
+        exponent = sign + self.value
+        self.advance()
+        if braced:
+            self.expect("}")
+        return exponent
+
+
+def number(literal: str) -> Num:
+    digits = plain_digits(literal)
+    if digits.isdigit():
+        return Num(int(digits), digits)
+    mantissa, _, exponent = digits.replace("E", "e").partition("e")
+    if len(exponent) > 5:
+        raise TooLarge(f"the number {literal}")
+    value = Fraction(mantissa + "0" if mantissa.endswith(".") else mantissa)
+    if exponent:
+        if abs(int(exponent)) > 1000:
+            raise TooLarge(f"the number {literal}")
+        value *= Fraction(10) ** int(exponent)
+    return Num(value.numerator if value.denominator == 1 else value, digits)
+
+
+def _bracket(opening: str, closing: str, inner: Node) -> Node:
+    several = inner.__class__ is Op and inner.head == "list"
+    if opening == "{" and not several:
+        if inner.__class__ is Op and inner.head == "builder":
+            return Op("set", (inner,))
+        return inner
+    if opening in ("{", "{{"):
+        return Op("set", inner.args if several else (inner,))
+    if opening == "<<":
+        return Op("tuple", inner.args if several else (inner,))
+    if not several:
+        if (opening, closing) in (("(", ")"), ("[", "]")):
+            return inner if opening == "(" else Op("bracket", (inner,))
+        raise ParseError("an interval with one end")
+    if opening == "(":
+        head = "tuple" if closing == ")" else "oc"
+    else:
+        head = "bracket" if closing == "]" else "co"
+    if head in ("oc", "co") and len(inner.args) != 2:
+        raise ParseError("a half-open interval without two ends")
+    return Op(head, inner.args)

@@ -1,0 +1,3 @@
+"""rlzero: R1-Zero-style reinforcement learning for reasoning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""From YAML and command line to a `Recipe`, as TRL users expect: `--config file.yaml`, then `--name value`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from rlzero.grpo.config import (
+    ConfigError,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    Recipe,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+)
+
+CONCERNS = (ModelConfig, DataConfig, RewardConfig, RolloutConfig, GRPOConfig, RunConfig)
+
+
+def parse_recipe(argv: Sequence[str], default_config: Path) -> Recipe:
+    """The settings of a run. `--config` defaults to `default_config`; the command line wins over the file.
+
+    Raises ConfigError for an unknown key (with the nearest that exists) and for values that cannot work.
+    """
+    from trl import TrlParser
+
+    arguments = list(argv)
+    if "--config" not in arguments and not any(a.startswith("--config=") for a in arguments):
+        arguments += ["--config", str(default_config)]
+    parser = TrlParser(CONCERNS)
+    try:
+        return Recipe(*parser.parse_args_and_config(arguments))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config file {error.filename!r} does not exist; give --config a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the config file is not valid YAML: {error}") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        unknown = re.search(r"\[(.*)\]", str(error))
+        if unknown is None:
+            raise ConfigError(str(error)) from None
+        raise ConfigError(_unknown_keys(unknown[1])) from None
+
+
+def _unknown_keys(found: str) -> str:
+    known = [f.name for concern in CONCERNS for f in fields(concern)]
+    names = [name.lstrip("-") for name in re.findall(r"'(--[^']*)'", found)] or [found]
+    parts = []
+    for name in names:
+        close = difflib.get_close_matches(name, known, n=1)
+        parts.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    return f"unknown setting {', '.join(parts)}; --help lists those that exist."

@@ -1,0 +1,73 @@
+"""What a step leaves in the record: one line of metrics, one row per rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from rlzero.grpo.trainer import StepResult
+
+
+def rollout_rows(result: StepResult, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """One row per completion of the step, from all processes, as `RunDirectory.write_rollouts` takes them."""
+    rows = [
+        {
+            "step": result.step,
+            "prompt": group.group.problem.prompt,
+            "answer": group.group.problem.answer,
+            "completion": sample.text,
+            "finish_reason": rollout.finish_reason,
+            "length": sample.tokens,
+            "reward": float(reward),
+            "advantage": float(advantage),
+            "correct": sample.right,
+            **{f"reward/{name}": value for name, value in sample.rewards.items()},
+        }
+        for group, advantages in zip(result.groups, result.advantages, strict=True)
+        for rollout, sample, reward, advantage in zip(
+            group.group.rollouts, group.samples, group.total, advantages, strict=True
+        )
+    ]
+    return gather_object(rows) if accelerator.num_processes > 1 else rows
+
+
+def step_metrics(
+    result: StepResult, rows: list[dict[str, Any]], learning_rate: float, wall_seconds: float, group_size: int
+) -> dict[str, Any]:
+    """The line of metrics.jsonl. Shares in 0..1, lengths in tokens, times in seconds, entropy in nats."""
+    lengths = np.array([row["length"] for row in rows])
+    spread = np.array([row["reward"] for row in rows]).reshape(-1, group_size)
+    rewards = sorted(name for name in rows[0] if name.startswith("reward/"))
+    update = result.update
+    return {
+        "step": result.step,
+        "reward": _mean(rows, "reward"),
+        "accuracy": _mean(rows, "correct"),
+        "format": _mean(rows, "reward/format"),
+        "completion_length": float(lengths.mean()),
+        "completion_length_p10": float(np.percentile(lengths, 10)),
+        "completion_length_p90": float(np.percentile(lengths, 90)),
+        "truncated": float(np.mean([row["finish_reason"] == "length" for row in rows])),
+        **{name: _mean(rows, name) for name in rewards},
+        "groups_with_signal": float((np.ptp(spread, axis=1) > 1e-6).mean()),
+        "loss": update["loss"],
+        "grad_norm": update["grad_norm"],
+        "entropy": update.get("entropy"),
+        "clip_ratio": update.get("clip_ratio"),
+        "logprob_diff": update.get("logprob_diff", update["sync_diff"]),
+        "logprob_diff_max": update.get("logprob_diff_max"),
+        "sync_diff": update["sync_diff"],
+        "learning_rate": learning_rate,
+        "tokens": int(lengths.sum()),
+        "trained_tokens": int(update["trained_tokens"]),
+        **{f"time_{name}": seconds for name, seconds in result.seconds.items()},
+        "wall_seconds": wall_seconds,
+    }
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [float(row[name]) for row in rows if row[name] is not None]
+    return float(np.mean(values)) if values else None

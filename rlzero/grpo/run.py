@@ -1,0 +1,208 @@
+"""A whole run: evaluate the base, train, evaluate again, and leave a record."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rewards.registry import RewardError
+from rlzero.grpo.checkpoint import load_checkpoint, save_checkpoint
+from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.parse import parse_recipe
+from rlzero.grpo.record import rollout_rows, step_metrics
+from rlzero.grpo.setup import Run, as_plain_config, check, describe, set_up
+from rlzero.grpo.trainer import TrainingError, derived_seed
+from rlzero.measure.evaluate import EvalResult, compare, evaluate
+from rlzero.report.curves import plot_curves
+from rlzero.report.progress import Progress
+from rlzero.report.run_dir import read_metrics
+from rlzero.report.tables import show_header, show_samples, show_summary
+from rlzero.rollout.sync_check import SyncError
+from rlzero.rollout.types import Sampling
+
+INTERRUPTED = 130  # exit code of a run that Ctrl-C ended, as shells have it
+GOAL = 0.9  # the accuracy whose time of arrival the summary reports
+
+
+def main(argv: Sequence[str], default_config: Path) -> int:
+    """Exit code: 0 done, 2 settings that cannot work, 1 a run that failed underway, 130 interrupted."""
+    start = time.perf_counter()
+    try:
+        recipe = parse_recipe(argv, default_config)
+        if recipe.run.dry_run:
+            show_header("dry run: every name and combination is right", describe(recipe, check(recipe)))
+            return 0
+        run = set_up(recipe)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        return train(run, start)
+    except (RewardError, TrainingError, SyncError) as error:
+        # Nothing of the failed step reached the weights, so the state is that of the last whole step.
+        saved = save_checkpoint(run.trainer, run.directory.checkpoints, recipe.run.save_total_limit, 0.0)
+        print(f"error: {error}\nThe state before this step is saved in {saved}.", file=sys.stderr)
+        return 2 if isinstance(error, RewardError) else 1
+    finally:
+        run.trainer.engine.close()
+        run.accelerator.end_training()
+
+
+@dataclass
+class Interruption:
+    """Whether Ctrl-C was pressed. The step underway is finished first; a second Ctrl-C stops at once."""
+
+    asked: bool = field(default=False)
+
+    @contextmanager
+    def watched(self) -> Iterator[Interruption]:
+        before = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def train(run: Run, start: float) -> int:
+    """From base evaluation to summary. Returns the exit code."""
+    recipe, trainer, directory = run.recipe, run.trainer, run.directory
+    main_process = run.accelerator.is_main_process
+    elapsed = load_checkpoint(trainer, directory.checkpoints) if recipe.run.resume else 0.0
+    start -= elapsed
+    if main_process:
+        if recipe.run.resume:
+            directory.truncate_after(trainer.done)
+        header = describe(recipe, check(recipe)) | {
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "engine": trainer.engine.name,
+            "device": f"{run.accelerator.num_processes} × {run.accelerator.device}",
+        }
+        show_header("rlzero: GRPO", header)
+    if run.accelerator.log_with:
+        run.accelerator.init_trackers("rlzero")
+    base = evaluate_heldout(run, recipe.run.eval_problems, recipe.run.eval_samples) if trainer.done == 0 else None
+    history, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
+    shown = Progress(recipe.grpo.max_steps, history, evaluations)
+    if base is not None:
+        log_evaluation(run, shown, base, start, kind="base")
+    with Interruption().watched() as interruption, shown:
+        while trainer.done < recipe.grpo.max_steps and not interruption.asked:
+            one_step(run, shown, start)
+    wall_seconds = time.perf_counter() - start
+    if interruption.asked:
+        saved = save_checkpoint(trainer, directory.checkpoints, recipe.run.save_total_limit, wall_seconds)
+        shown.message(f"Interrupted. The state is in {saved}. Go on with: --output_dir {directory.path} --resume")
+        return INTERRUPTED
+    finish(run, shown, base, start)
+    return 0
+
+
+def one_step(run: Run, shown: Progress, start: float) -> None:
+    """Train one step and record it; now and then evaluate and save."""
+    trainer, settings = run.trainer, run.recipe.run
+    rate = trainer.scheduler.get_last_lr()[0]
+    result = trainer.step()
+    rows = rollout_rows(result, run.accelerator)
+    metrics = step_metrics(result, rows, rate, time.perf_counter() - start, run.recipe.rollout.num_generations)
+    if run.accelerator.is_main_process:
+        run.directory.write_rollouts(result.step, rows)
+        run.directory.log_metrics(metrics)
+        shown.update(metrics)
+    run.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=result.step)
+    if settings.eval_steps and trainer.done % settings.eval_steps == 0 and trainer.done < run.recipe.grpo.max_steps:
+        quick = evaluate_heldout(run, settings.eval_quick_problems, settings.eval_quick_samples)
+        log_evaluation(run, shown, quick, start, kind="quick")
+    if settings.save_steps and trainer.done % settings.save_steps == 0:
+        save_checkpoint(trainer, run.directory.checkpoints, settings.save_total_limit, time.perf_counter() - start)
+
+
+def evaluate_heldout(run: Run, problems: int, samples: int) -> EvalResult | None:
+    """The policy as it is now on held-out problems. Every process does the same, so that none waits or differs."""
+    if not problems:
+        return None
+    rollout = run.recipe.rollout
+    sampling = Sampling(
+        n=samples,
+        max_tokens=rollout.max_completion_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        seed=derived_seed(run.recipe.run.seed, "evaluation"),
+    )
+    chosen = run.heldout[:problems]
+    return evaluate(run.trainer.engine, run.tokenizer, chosen, run.template, sampling, run.rewards)
+
+
+def log_evaluation(run: Run, shown: Progress, result: EvalResult, start: float, kind: str) -> None:
+    if run.accelerator.is_main_process:
+        figures = result_figures(result)
+        row = {"step": run.trainer.done, "kind": kind, "wall_seconds": time.perf_counter() - start, **figures}
+        run.directory.log_evaluation(row)
+        shown.evaluated(row)
+
+
+def result_figures(result: EvalResult) -> dict[str, Any]:
+    """`pass@1`, `pass@k`, `format`, `length`, each with its 95% interval beside it."""
+    figures: dict[str, Any] = {}
+    for name, estimate in result.estimates().items():
+        figures[name] = estimate.value
+        figures[f"{name}_interval"] = [estimate.low, estimate.high]
+    return figures
+
+
+def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> None:
+    """Last evaluation, the model, the summary, the curves; and three completions before and after."""
+    settings, directory = run.recipe.run, run.directory
+    trained = evaluate_heldout(run, settings.eval_problems, settings.eval_samples)
+    if trained is not None:
+        log_evaluation(run, shown, trained, start, kind="trained")
+    wall_seconds = time.perf_counter() - start
+    state = run.accelerator.get_state_dict(run.trainer.model)
+    if not run.accelerator.is_main_process:
+        return
+    run.accelerator.unwrap_model(run.trainer.model).save_pretrained(directory.model, state_dict=state)
+    run.tokenizer.save_pretrained(directory.model)
+    metrics, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
+    plot_curves(metrics, evaluations, directory.curves)
+    if trained is None:
+        return
+    first = next((row for row in evaluations if row["kind"] == "base"), None)
+    summary = {
+        "base": {k: v for k, v in (first or {}).items() if k not in ("step", "kind", "wall_seconds")},
+        "trained": result_figures(trained),
+        "wall_seconds": wall_seconds,
+        "seconds_to_goal": next((r["wall_seconds"] for r in evaluations if r["pass@1"] >= GOAL), None),
+        "goal": GOAL,
+        "steps": run.trainer.done,
+        "parameters": sum(p.numel() for p in run.trainer.model.parameters()),
+        "engine": run.trainer.engine.name,
+        "config": as_plain_config(run.recipe),
+    }
+    if base is not None:
+        gain = compare(base, trained)
+        summary["gain"] = {"pass@1": gain.value, "pass@1_interval": [gain.low, gain.high]}
+        show_samples(sample_rows(base), sample_rows(trained))
+    directory.write_summary(summary)
+    show_summary(summary, path=directory.path)
+
+
+def sample_rows(result: EvalResult, count: int = 3) -> list[dict[str, Any]]:
+    """The first completion of the first problems."""
+    return [
+        {"prompt": p.prompt, "answer": p.answer, "completion": row[0].text, "correct": row[0].right}
+        for p, row in list(zip(result.problems, result.samples, strict=True))[:count]
+    ]
+
+
+__all__ = ["ConfigError", "Recipe", "main"]

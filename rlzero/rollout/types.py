@@ -1,0 +1,81 @@
+"""What goes into an engine and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from data.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Names as in vLLM and TRL.
+
+    n: completions per prompt (TRL's `num_generations`). temperature: 0 is greedy. top_k: 0 is off.
+    seed: the completions are a function of (weights, prompt position, sample position, seed).
+    first_position: position of the call's first prompt, where a call holds one process's share of a step.
+    """
+
+    n: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    first_position: int = 0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer.
+
+    prompt_ids: int64[P]. completion_ids: int64[C], with the end-of-sequence token if it was sampled.
+    sampler_logprobs: float32[C], the engine's own log-probability of each sampled token under the
+        distribution that it was drawn from, so after temperature, top-k and top-p: the behaviour policy of
+        importance sampling. Greedy: of the model's own distribution (temperature 1).
+    finish_reason: "stop" (end-of-sequence) or "length" (truncated).
+    """
+
+    problem: Problem
+    prompt_ids: np.ndarray
+    completion_ids: np.ndarray
+    sampler_logprobs: np.ndarray
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G answers to one problem."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+
+
+class Engine(Protocol):
+    """Where completions come from. `builtin` shares the trainer's weights, vLLM's copy must be synced."""
+
+    name: str
+    max_model_len: int
+
+    def generate(
+        self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Group]:
+        """One group of `sampling.n` rollouts per problem, in the order of the problems."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """float32[len - 1] per sequence: log-probability of each token after the first, at temperature 1."""
+        ...
+
+    def sync(self, model: PreTrainedModel, version: int) -> None:
+        """Make the engine's weights those of `model` (the unwrapped trainer model)."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,313 @@
+"""vLLM in this process. The one file that imports vllm; `make_engine` imports it when asked."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data.problem import Problem
+from rlzero.rollout.checkpoint_weights import CheckpointWeights
+from rlzero.rollout.request import check_request
+from rlzero.rollout.sampling import row_keys
+from rlzero.rollout.types import Group, Rollout, Sampling
+
+# Read by vLLM when it is imported: the engine lives in this process (its weights are handed over by
+# reference), and says what goes wrong (its warnings, one a weight sync, are about what is done here on
+# purpose).
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from vllm import LLM, SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # noqa: E402
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BACKEND = "rlzero_in_process"
+_CPU_BLOCK = 128  # tokens in a block of vLLM's key-value cache on CPU
+_CPU_KV_BYTES_MOST = 1 << 30
+
+
+class VLLMEngine:
+    """vLLM beside the trainer, with a copy of the weights that `sync` brings up to date.
+
+    model_path: checkpoint folder or hub id that the engine starts from. eos_token_ids: ids that end a
+    completion. max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at
+    a time. gpu_memory_utilization: share of the GPU for weights and cache (CPU: the cache takes what the
+    sequences need). seed: vLLM's own; completions depend on `Sampling.seed` alone.
+
+    A completion is a function of (weights, prompt, seed, position of the prompt in the call, sample
+    position).
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_path: str,
+        eos_token_ids: Sequence[int],
+        *,
+        dtype: str = "auto",
+        max_model_len: int = 1024,
+        max_num_seqs: int = 256,
+        gpu_memory_utilization: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.max_model_len = max_model_len
+        self.version = 0
+        self._eos_token_ids = sorted(set(eos_token_ids))
+        self._weights: tuple[PreTrainedModel, CheckpointWeights] | None = None
+        self._llm: LLM | None = LLM(
+            model_path,
+            skip_tokenizer_init=True,
+            use_tqdm_on_load=False,
+            generation_config="vllm",
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            # What it returns are log-probabilities of the distribution that it samples from.
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            seed=seed,
+            **_platform_options(model_path, dtype, max_model_len, max_num_seqs, gpu_memory_utilization),
+        )
+        self._llm.init_weight_transfer_engine({"init_info": {}})
+        self._vocab_size = self._llm.llm_engine.model_config.get_vocab_size()
+
+    def generate(
+        self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Group]:
+        """One group of `sampling.n` rollouts per problem, in the order of the problems."""
+        check_request(
+            problems, prompt_ids, sampling, max_model_len=self.max_model_len, vocab_size=self._vocab_size
+        )
+        rows = [(prompt, sample) for prompt in range(len(problems)) for sample in range(sampling.n)]
+        positions, samples = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+        keys = row_keys(sampling.seed, positions + sampling.first_position, samples)
+        prompts = [[int(token) for token in ids] for ids in prompt_ids]
+        outputs = self._run(
+            [prompts[prompt] for prompt, _ in rows],
+            [self._sampling_params(sampling, int(key >> np.uint64(1))) for key in keys],
+        )
+        ids = [np.array(prompt, dtype=np.int64) for prompt in prompts]
+        rollouts = [
+            _rollout(problems[prompt], ids[prompt], output.outputs[0])
+            for (prompt, _), output in zip(rows, outputs, strict=True)
+        ]
+        return [
+            Group(problem, tuple(rollouts[i * sampling.n : (i + 1) * sampling.n]))
+            for i, problem in enumerate(problems)
+        ]
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """float32[len - 1] per sequence: log-probability of each token after the first, at temperature 1."""
+        longest = max((len(sequence) for sequence in sequences), default=0)
+        if longest >= self.max_model_len:
+            raise ValueError(
+                f"vLLM scores sequences of at most {self.max_model_len - 1} tokens (max_model_len less "
+                f"one), got {longest}. Cut the sequence or raise max_model_len."
+            )
+        params = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        outputs = self._run([[int(token) for token in sequence] for sequence in sequences], params)
+        return [
+            np.array(
+                [
+                    position[token].logprob
+                    for position, token in zip(
+                        output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True
+                    )
+                ],
+                dtype=np.float32,
+            )
+            for output in outputs
+        ]
+
+    def sync(self, model: PreTrainedModel, version: int) -> None:
+        """Copy the weights of `model` (the unwrapped trainer model) into the engine."""
+        if self._weights is None or self._weights[0] is not model:
+            self._weights = (model, CheckpointWeights(model))
+        llm = self._engine
+        with torch.no_grad():
+            llm.start_weight_update()
+            llm.update_weights({"update_info": {"weights": self._weights[1]}})
+            llm.finish_weight_update(str(version))
+        llm.reset_prefix_cache()
+        self.version = version
+
+    def close(self) -> None:
+        """Free the engine's memory; it cannot be used afterwards."""
+        llm, self._llm, self._weights = self._llm, None, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def _engine(self) -> LLM:
+        if self._llm is None:
+            raise RuntimeError("this vLLM engine is closed: make a new one with make_engine.")
+        return self._llm
+
+    def _run(
+        self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]
+    ) -> list[RequestOutput]:
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        # It draws from torch's global generator even where each request has its own.
+        with torch.random.fork_rng(devices=[]):
+            return self._engine.generate(requests, params, use_tqdm=False)
+
+    def _sampling_params(self, sampling: Sampling, seed: int) -> SamplingParams:
+        return SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=seed,
+            logprobs=0,
+            flat_logprobs=True,
+            stop_token_ids=self._eos_token_ids,
+            # The checkpoint's own end-of-sequence ids do not count, the tokenizer's (above) do.
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+@dataclass
+class _InitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: both sides live in one process."""
+
+
+@dataclass
+class _UpdateInfo(WeightTransferUpdateInfo):
+    """weights: (checkpoint name, tensor) pairs."""
+
+    weights: Iterable[tuple[str, torch.Tensor]]
+
+
+class InProcessWeightTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
+    """Loads tensors as vLLM loads a checkpoint: layer by layer, packed as its kernels want them."""
+
+    init_info_cls = _InitInfo
+    update_info_cls = _UpdateInfo
+
+    def init_transfer_engine(self, init_info: _InitInfo) -> None:
+        """No connection to open."""
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class also synchronizes an accelerator, which a CPU does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: _UpdateInfo) -> None:
+        self.model.load_weights(update_info.weights)
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        if not current_platform.is_cpu():
+            return
+        # CPU kernels compute from packed copies, and a reload leaves two kinds of them as they were; nothing
+        # says so, and log-probabilities are wrong by tenths of a nat: fused experts, packed at the first load
+        # only, and an output layer tied to the embedding, for which the checkpoint has no weight of its own.
+        tied = self.model_config.hf_text_config.tie_word_embeddings
+        for module in self.model.modules():
+            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+            if hasattr(module, "w13_weight") and kernel is not None:
+                kernel.fused_experts.process_weights_after_loading(module)
+            elif tied and isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+
+    def shutdown(self) -> None:
+        """No connection to close."""
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, InProcessWeightTransfer)
+
+
+def _rollout(problem: Problem, prompt_ids: np.ndarray, completion) -> Rollout:
+    """completion: vLLM's CompletionOutput."""
+    return Rollout(
+        problem,
+        prompt_ids,
+        np.array(completion.token_ids, dtype=np.int64),
+        np.array(completion.logprobs.logprobs, dtype=np.float32),
+        "stop" if completion.finish_reason == "stop" else "length",
+    )
+
+
+def _platform_options(
+    model_path: str, dtype: str, max_model_len: int, max_num_seqs: int, gpu_memory_utilization: float
+) -> dict[str, Any]:
+    """Options that differ between CPU and GPU, and between one process and several."""
+    options: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        options["enforce_eager"] = True
+        options |= _cpu_options(model_path, dtype, max_model_len, max_num_seqs)
+    else:
+        options["gpu_memory_utilization"] = gpu_memory_utilization
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Each process of `accelerate launch` keeps an engine of its own.
+        options["distributed_executor_backend"] = "external_launcher"
+    return options
+
+
+def _cpu_options(model_path: str, dtype: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+    """Key-value cache no larger than the sequences need, and what latent attention (MLA) needs."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    options: dict[str, Any] = {
+        # This version cannot rewind a seeded request's generator on CPU after a chunk of its prompt, and
+        # dies.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(4096, max_model_len, max_num_seqs),
+    }
+    rank, rope = getattr(config, "kv_lora_rank", None), getattr(config, "qk_rope_head_dim", 0)
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if rank:
+        # This version's CPU rotary embedding is wrong for MLA's three-dimensional queries.
+        options["compilation_config"] = {"custom_ops": ["none"]}
+        # The decode kernel knows few sizes; others run as plain attention.
+        known = (rank, rope) == (512, 64) or (torch.cpu._is_amx_tile_supported() and rank + rope == 320)
+        os.environ["VLLM_MLA_DISABLE"] = "0" if known else "1"
+        width = rank + rope if known else heads * 2 * max(config.qk_nope_head_dim + rope, config.v_head_dim)
+    else:
+        width = 2 * head_dim * (getattr(config, "num_key_value_heads", None) or heads)
+    itemsize = 4 if dtype == "float32" or (dtype == "auto" and config.dtype == torch.float32) else 2
+    block_bytes = config.num_hidden_layers * width * itemsize * _CPU_BLOCK
+    blocks_a_sequence = -(-max_model_len // _CPU_BLOCK)
+    wanted = block_bytes * blocks_a_sequence * max_num_seqs
+    # vLLM waits with sequences that do not fit, but one must; two blocks are its own.
+    least = block_bytes * (blocks_a_sequence + 2)
+    options["kv_cache_memory_bytes"] = max(min(wanted, _CPU_KV_BYTES_MOST), least)
+    return options
