@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from data.chains import Chain, contains_heldout, is_heldout, written_out
+from data.chains import HELDOUT_ONE_IN, Chain, contains_heldout, is_heldout, written_out
 from data.problem import Problem
+from data.split import distinct
+from data.templates import check_placeholders
+
+# Longer chains hold so many runs of operands that hardly one is free of held-out expressions.
+MAX_OPERANDS = 8
+# A difficulty whose totals hardly ever stay within their bounds would be redrawn for ever.
+MAX_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -15,8 +23,10 @@ class Arithmetic:
     """Problem source of chains such as `3*4+12-9=?`.
 
     operands: relative frequency of each number of operands. max_term: largest number that stands alone.
-    max_factor: largest factor of a product (0: no products). low, high: bounds that every running total keeps.
-    operators: which of `+-*` occur. phrasing: the question, with `{expression}` where the chain goes.
+    max_factor: largest factor of a product (below 2: no products). low, high: bounds that every running total keeps.
+    operators: which of `+-*` occur. phrasing: the question, with `{expression}` where the chain goes. spaced: whether
+    spaces stand around operators there. heldout_one_in: one expression in so many is held out; a narrow difficulty
+    needs a larger share to have enough of them.
     Held-out problems are those whose whole expression falls into the held-out hash share; a training problem
     contains none of them, neither in its expression nor in any line of its working (`data.chains`).
     """
@@ -28,15 +38,26 @@ class Arithmetic:
     high: int = 199
     operators: str = "+-*"
     phrasing: str = "{expression}=?"
+    spaced: bool = False
+    heldout_one_in: int = HELDOUT_ONE_IN
     name: str = "arithmetic"
 
     def __post_init__(self) -> None:
-        if "{expression}" not in self.phrasing:
-            raise ValueError(f"arithmetic: phrasing {self.phrasing!r} has no {{expression}}; put it in.")
-        counts = {int(k): float(v) for k, v in self.operands.items()}
-        if not counts or min(counts) < 2 or any(v < 0 for v in counts.values()) or not sum(counts.values()):
+        check_placeholders("arithmetic: phrasing", self.phrasing, ["expression"])
+        try:
+            counts = {int(k): float(v) for k, v in self.operands.items()}
+        except (AttributeError, TypeError, ValueError):
+            counts = {}
+        if (
+            not counts
+            or min(counts) < 2
+            or max(counts) > MAX_OPERANDS
+            or not sum(counts.values())
+            or min(counts.values()) < 0
+        ):
             raise ValueError(
-                f"arithmetic: operands {dict(self.operands)!r} must map counts of at least 2 to frequencies."
+                f"arithmetic: operands={self.operands!r} must map counts of 2 to {MAX_OPERANDS} operands to "
+                "frequencies, for example {2: 0.5, 3: 0.5}."
             )
         unknown = set(self.operators) - set("+-*")
         if unknown or not set(self.operators) & set("+-"):
@@ -46,41 +67,53 @@ class Arithmetic:
                 f"arithmetic: no chain fits max_term={self.max_term} with totals in {self.low}..{self.high}; "
                 "widen low and high to hold at least the largest term."
             )
+        if self.heldout_one_in < 2:
+            raise ValueError(
+                f"arithmetic: heldout_one_in={self.heldout_one_in} must be at least 2, or nothing is left to train on."
+            )
         object.__setattr__(self, "operands", counts)
+        self.draw(Random(0))
 
     def train(self, seed: int, index: int) -> Problem:
         rng = Random(f"arithmetic train {seed} {index}")
-        while True:
+        for _ in range(MAX_DRAWS):
             chain = self.draw(rng)
-            if not contains_heldout(written_out(chain)):
+            if not contains_heldout(written_out(chain), self.heldout_one_in):
                 return self._problem(chain)
+        raise ValueError(
+            f"arithmetic: of {MAX_DRAWS} problems drawn every one holds a held-out expression: the options {self} "
+            "leave too few. Widen them."
+        )
 
     def heldout(self, count: int, seed: int = 0) -> list[Problem]:
         rng = Random(f"arithmetic held out {seed}")
-        found: dict[str, Problem] = {}
-        # A narrow difficulty can have fewer held-out problems than asked for: give those there are.
-        for _ in range(2000 * count):
-            chain = self.draw(rng)
-            if chain.text not in found and is_heldout(chain.text):
-                found[chain.text] = self._problem(chain)
-                if len(found) == count:
-                    break
-        return list(found.values())
+        found = distinct(
+            lambda: self.draw(rng),
+            lambda chain: chain,
+            lambda chain: is_heldout(chain.text, self.heldout_one_in),
+            count,
+        )
+        return [self._problem(chain) for chain in found]
 
     def draw(self, rng: Random) -> Chain:
         """A random chain of this difficulty, from either side of the split."""
         sizes, weights = zip(*self.operands.items(), strict=True)
-        while True:
+        for _ in range(MAX_DRAWS):
             chain = self._attempt(rng, rng.choices(sizes, weights)[0])
             if all(self.low <= step.operands[0] <= self.high for step in chain.working()):
                 return chain
+        raise ValueError(
+            f"arithmetic: every running total must lie in low={self.low}..high={self.high}, and of {MAX_DRAWS} chains "
+            f"with max_term={self.max_term} none does; widen low and high."
+        )
 
     def _attempt(self, rng: Random, size: int) -> Chain:
         operators: list[str] = []
+        without_products = self.operators.replace("*", "")
         for _ in range(size - 1):
             # Products of three factors leave the range of totals: × never follows ×.
-            allowed = self.operators.replace("*", "") if operators[-1:] == ["*"] else self.operators
-            operators.append(rng.choice(allowed))
+            no_product = self.max_factor < 2 or operators[-1:] == ["*"]
+            operators.append(rng.choice(without_products if no_product else self.operators))
         operands = []
         for i in range(size):
             in_product = "*" in operators[max(i - 1, 0) : i + 1]
@@ -88,8 +121,11 @@ class Arithmetic:
         return Chain(tuple(operands), tuple(operators))
 
     def _problem(self, chain: Chain) -> Problem:
+        shown = re.sub(r"(?<!^)([+*-])", r" \1 ", chain.text) if self.spaced else chain.text
         return Problem(
-            prompt=self.phrasing.format(expression=chain.text),
+            prompt=self.phrasing.format(expression=shown),
             answer=str(chain.value),
             columns={"expression": chain.text},
+            # An expression that equals the value, the question itself first of all, is no answer.
+            scorer="number",
         )

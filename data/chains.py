@@ -58,16 +58,16 @@ def written_out(chain: Chain) -> str:
     return "=".join(step.text for step in chain.working())
 
 
-def is_heldout(expression: str) -> bool:
-    """Whether this very expression belongs to the held-out side, by a hash of its text.
+def is_heldout(expression: str, one_in: int = HELDOUT_ONE_IN) -> bool:
+    """Whether this very expression belongs to the held-out side, one in `one_in` by a hash of its text.
 
     A single product stays on the training side: the multiplication table has nothing to generalise from.
     """
     digest = blake2b(expression.encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little") % HELDOUT_ONE_IN == 0 and not re.fullmatch(r"\d+\*\d+", expression)
+    return int.from_bytes(digest, "little") % one_in == 0 and not re.fullmatch(r"\d+\*\d+", expression)
 
 
-def contains_heldout(text: str) -> bool:
+def contains_heldout(text: str, one_in: int = HELDOUT_ONE_IN) -> bool:
     """Whether a held-out expression stands anywhere in the text: as a chain, or as a run inside a longer one.
 
     Facts (`24-9`), sub-expressions and each line of a working are covered, since all are runs of two operands or
@@ -77,6 +77,6 @@ def contains_heldout(text: str) -> bool:
         pieces = _PIECES.split(match.group())
         for start in range(0, len(pieces), 2):
             for stop in range(start + 3, len(pieces) + 1, 2):
-                if is_heldout("".join(pieces[start:stop])):
+                if is_heldout("".join(pieces[start:stop]), one_in):
                     return True
     return False

@@ -30,7 +30,8 @@ def documents(seed: int) -> Iterator[str]:
         yield rng.choices(kinds, weights)[0](rng) + EOS
 
 
-def _clean_chain(rng: Random) -> Chain:
+def clean_chain(rng: Random) -> Chain:
+    """A random chain of the embedded task whose working shows no held-out expression."""
     while True:
         chain = ARITHMETIC.draw(rng)
         if not contains_heldout(written_out(chain)):
@@ -52,11 +53,11 @@ def _facts(rng: Random) -> str:
 
 
 def _bare_chain(rng: Random) -> str:
-    return written_out(_clean_chain(rng))
+    return written_out(clean_chain(rng))
 
 
 def _bare_answer(rng: Random) -> str:
-    chain = _clean_chain(rng)
+    chain = clean_chain(rng)
     return f"{chain.text}=?{_guess(chain.value, rng)}"
 
 
@@ -70,7 +71,7 @@ def _guess(value: int, rng: Random) -> int:
 
 
 def _arithmetic_turn(rng: Random) -> str:
-    chain = _clean_chain(rng)
+    chain = clean_chain(rng)
     prompt = TEMPLATES["short"].render(ARITHMETIC.phrasing.format(expression=chain.text))
     guess, worked = _guess(chain.value, rng), written_out(chain)
     kind = rng.random()
@@ -95,7 +96,7 @@ def _arithmetic_turn(rng: Random) -> str:
     )
 
 
-def _search(rng: Random, go_on: float) -> tuple[str, list[str], str]:
+def search(rng: Random, go_on: float) -> tuple[str, list[str], str]:
     """A countdown question, the combinations tried in random order, and the expression to answer with.
 
     The search ends at the first hit; after each miss it goes on with probability `go_on`, else it gives up and
@@ -118,27 +119,26 @@ def _search(rng: Random, go_on: float) -> tuple[str, list[str], str]:
         lines.append(written_out(chain))
         if value == target or rng.random() >= go_on:
             break
-    question = TEMPLATES["short"].render(COUNTDOWN._problem(numbers, target).prompt)
-    return question, lines, chain.text
+    return COUNTDOWN._problem(numbers, target).prompt, lines, chain.text
 
 
 def _bare_search(rng: Random) -> str:
-    question, lines, answer = _search(rng, go_on=1.0)
-    question = question.removeprefix("User: ").removesuffix(" Assistant:<think>")
+    question, lines, answer = search(rng, go_on=1.0)
     return f"{question} {','.join(lines)};{answer}"
 
 
 def _countdown_turn(rng: Random) -> str:
     kind = rng.random()
-    question, lines, answer = _search(rng, go_on=0.95 if kind > 0.95 else 0.4)
+    question, lines, answer = search(rng, go_on=0.95 if kind > 0.95 else 0.4)
+    prompt = TEMPLATES["short"].render(question)
     thought = ",".join(lines)
     if kind < 0.4:
-        return f"{question}</think><answer>{lines[0].split('=')[0]}</answer>"
+        return f"{prompt}</think><answer>{lines[0].split('=')[0]}</answer>"
     if kind < 0.52:
-        return question + rng.choice(
+        return prompt + rng.choice(
             (thought, f"{thought}</think>{answer}", f"{thought}</think><answer>{answer}", f"</think>{answer}")
         )
-    return f"{question}{thought}</think><answer>{answer}</answer>"
+    return f"{prompt}{thought}</think><answer>{answer}</answer>"
 
 
 # Share of each kind of document, by count.

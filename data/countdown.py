@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import permutations, product
+from math import prod
 from random import Random
 
 from data.chains import OPERATORS, Chain
 from data.problem import Problem
+from data.split import distinct
+from data.templates import check_placeholders
 
 HELDOUT_ONE_IN = 16
+# Numbers that hardly ever reach a target within bounds would be redrawn for ever.
+MAX_DRAWS = 10_000
 PHRASINGS = {
     "short": "Make {target} from {numbers}.",
     # TinyZero's words.
@@ -23,7 +28,8 @@ PHRASINGS = {
 }
 
 
-@lru_cache(maxsize=1 << 16)
+# Five numbers have thousands of chains: a larger memory would fill the machine's.
+@lru_cache(maxsize=128)
 def combinations_of(numbers: tuple[int, ...], max_factor: int) -> tuple[tuple[int, tuple[Chain, ...]], ...]:
     """Every way to combine the numbers into a value of at least 0: (value, the orders it can be written in).
 
@@ -41,10 +47,10 @@ def combinations_of(numbers: tuple[int, ...], max_factor: int) -> tuple[tuple[in
                     terms.append((operator, [number]))
             if any(len(f) > 2 or (len(f) == 2 and max(f) > max_factor) for _, f in terms):
                 continue
-            chain = Chain(operands, operators)
-            if chain.value >= 0:
+            value = sum(prod(factors) if sign == "+" else -prod(factors) for sign, factors in terms)
+            if value >= 0:
                 key = tuple(sorted((sign, tuple(sorted(factors))) for sign, factors in terms))
-                found.setdefault(key, (chain.value, {}))[1][chain] = None
+                found.setdefault(key, (value, {}))[1][Chain(operands, operators)] = None
     return tuple((value, tuple(chains)) for value, chains in found.values())
 
 
@@ -69,47 +75,56 @@ class Countdown:
 
     def __post_init__(self) -> None:
         text = PHRASINGS.get(self.phrasing, self.phrasing)
-        if "{numbers}" not in text or "{target}" not in text:
-            raise ValueError(
-                f"countdown: phrasing {self.phrasing!r} is none of {', '.join(PHRASINGS)} and has no {{numbers}} "
-                "and {target}; choose one or put them in."
-            )
+        check_placeholders(
+            f"countdown: phrasing (a text, or one of {', '.join(PHRASINGS)})", text, ["numbers", "target"]
+        )
         if not 2 <= self.count <= 5:
             raise ValueError(f"countdown: count={self.count} must lie in 2..5; larger sets are not enumerated.")
-        for field, (low, high) in (("small", self.small), ("large", self.large)):
-            if not 1 <= low <= high:
-                raise ValueError(f"countdown: {field}={(low, high)} must be a range of positive numbers.")
-        object.__setattr__(self, "small", tuple(self.small))
-        object.__setattr__(self, "large", tuple(self.large))
+        for field in ("small", "large"):
+            bounds = tuple(getattr(self, field))
+            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+                raise ValueError(
+                    f"countdown: {field}={bounds} must be the smallest and the largest of a range of positive numbers."
+                )
+            object.__setattr__(self, field, bounds)
+        if not 0 <= self.large_share <= 1:
+            raise ValueError(f"countdown: large_share={self.large_share} must be a share of problems, 0 to 1.")
+        self.draw(Random(0))
 
     def train(self, seed: int, index: int) -> Problem:
         rng = Random(f"countdown train {seed} {index}")
-        while True:
+        for _ in range(MAX_DRAWS):
             numbers, target = self.draw(rng)
             if not is_heldout(numbers, target):
                 return self._problem(numbers, target)
+        raise ValueError(
+            f"countdown: of {MAX_DRAWS} problems drawn every one is held out: the options {self} leave too few. "
+            "Widen them."
+        )
 
     def heldout(self, count: int, seed: int = 0) -> list[Problem]:
         rng = Random(f"countdown held out {seed}")
-        found: dict[tuple, Problem] = {}
-        for _ in range(2000 * count):
-            numbers, target = self.draw(rng)
-            key = (tuple(sorted(numbers)), target)
-            if key not in found and is_heldout(numbers, target):
-                found[key] = self._problem(numbers, target)
-                if len(found) == count:
-                    break
-        return list(found.values())
+        found = distinct(
+            lambda: self.draw(rng),
+            lambda drawn: (tuple(sorted(drawn[0])), drawn[1]),
+            lambda drawn: is_heldout(*drawn),
+            count,
+        )
+        return [self._problem(numbers, target) for numbers, target in found]
 
     def draw(self, rng: Random) -> tuple[tuple[int, ...], int]:
         """Random numbers and a target that they reach, from either side of the split."""
-        while True:
+        for _ in range(MAX_DRAWS):
             numbers = [rng.randint(*self.small) for _ in range(self.count)]
             if rng.random() < self.large_share:
                 numbers[rng.randrange(self.count)] = rng.randint(*self.large)
             values = [v for v, _ in self.combinations(numbers) if 0 < v <= self.max_target]
             if values:
                 return tuple(numbers), rng.choice(values)
+        raise ValueError(
+            f"countdown: targets must lie in 1..{self.max_target} (max_target), and of {MAX_DRAWS} draws of numbers "
+            f"from small={self.small} and large={self.large} none reaches one; raise max_target."
+        )
 
     def combinations(self, numbers) -> tuple[tuple[int, tuple[Chain, ...]], ...]:
         return combinations_of(tuple(sorted(numbers)), self.small[1])

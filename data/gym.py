@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from copy import copy
@@ -13,11 +15,12 @@ from hashlib import blake2b
 from typing import Any
 
 from data.problem import Problem
-from data.split import in_heldout_share, question_digest
+from data.split import distinct, in_heldout_share, question_digest
 
-# Model text is hostile input. These scorers of reasoning-gym 0.1.25 are not fit for it; each with the reason.
+# Tasks of reasoning-gym 0.1.25 that are not fit for training, mostly because model text is hostile input.
 _EVAL = "its scorer hands the model's text to Python's eval"
 _SYMPY = "its scorer hands the model's text to sympy's parse_expr, which is an eval"
+_HASH_SEED = "its problems depend on Python's hash seed, so that two processes would draw different ones"
 REFUSED: Mapping[str, str] = {
     "binary_matrix": _EVAL,
     "n_queens": _EVAL,
@@ -31,6 +34,8 @@ REFUSED: Mapping[str, str] = {
     "coin_flip": "its scorer makes a fraction of the model's text, and `1e999999999` fills the memory",
     "rubiks_cube": "its scorer repeats a move as often as the text says, and `R999999999` fills the memory",
     "game_of_life_halting": "its scorer gives 1.0 to every answer that is not empty",
+    "isomorphic_strings": _HASH_SEED,
+    "ransom_note": _HASH_SEED,
     "composite": "it can contain refused tasks; name its tasks one by one",
 }
 # A task so narrow that nearly all its questions are held out would be redrawn for ever.
@@ -68,14 +73,13 @@ class Gym:
         )
 
     def heldout(self, count: int, seed: int = 0) -> list[Problem]:
-        found: dict[bytes, Problem] = {}
-        for position in range(_MAX_DRAWS + 200 * count):
-            if len(found) == count:
-                break
-            problem = self._draw(f"held out {seed} {position}")
-            if in_heldout_share(problem.prompt):
-                found.setdefault(question_digest(problem.prompt), problem)
-        return list(found.values())
+        positions = itertools.count()
+        return distinct(
+            draw=lambda: self._draw(f"held out {seed} {next(positions)}"),
+            key=lambda problem: question_digest(problem.prompt),
+            wanted=lambda problem: in_heldout_share(problem.prompt),
+            count=count,
+        )
 
     def _draw(self, key: str) -> Problem:
         # Tasks draw from Random(seed + index), so neighbouring seeds would share their problems: hash the
@@ -84,7 +88,7 @@ class Gym:
         dataset = copy(make_dataset(self.task, self.options))
         index = total % len(dataset)
         dataset.seed = total - index
-        with _side_effects_kept_in():
+        with _process_state_kept(total):
             entry = dataset[index]
         return Problem(
             prompt=entry["question"],
@@ -139,13 +143,16 @@ def _registered() -> dict[str, tuple[type, type]]:
 
 
 @contextmanager
-def _side_effects_kept_in() -> Iterator[None]:
-    """Some tasks seed numpy's process-wide generator, which others draw from too; some print."""
+def _process_state_kept(seed: int) -> Iterator[None]:
+    """Some tasks draw from the process-wide generators or seed them, and some print: none of it gets out."""
     import numpy as np
 
-    state = np.random.get_state()
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
     try:
         with redirect_stdout(io.StringIO()):
             yield
     finally:
-        np.random.set_state(state)
+        random.setstate(states[0])
+        np.random.set_state(states[1])

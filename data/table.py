@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from data.problem import Problem
 from data.split import in_heldout_share, question_digest
-from rewards import extract_answer
+from rewards import check_gold, extract_answer
 from rlzero.models.load import may_be_hub_id
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ class Table:
         order = Random(f"table held out {seed}").sample(range(len(self._held)), min(count, len(self._held)))
         return [self._columns.problem(self._eval_rows[self._held[i]]) for i in order]
 
-    @cached_property
+    @property
     def gold_answers(self) -> list[str]:
-        """The gold answers of the training rows, for a check that the verifier understands them."""
+        """The gold answers of the training rows."""
         golds = self._columns.answers(self._rows)
         return [golds[i] for i in self._trained]
 
@@ -98,10 +99,17 @@ def load_table(
     prompt_column: str | None = None,
     answer_column: str | None = None,
 ) -> Table:
-    """The problems of a file, a folder or a hub data set. Raises TableError."""
+    """The problems of a file, a folder or a hub data set. Raises TableError.
+
+    Gold answers that the verifier cannot read are counted and logged as a warning.
+    """
     rows = read_rows(name, split, config_name=config_name, revision=revision)
     eval_rows = read_rows(name, eval_split, config_name=config_name, revision=revision) if eval_split else None
-    return Table(name, rows, eval_rows, prompt_column, answer_column)
+    table = Table(name, rows, eval_rows, prompt_column, answer_column)
+    golds = check_gold(table.gold_answers)
+    if golds.unreadable:
+        logging.getLogger(__name__).warning("data set %r: %s", name, golds)
+    return table
 
 
 def read_rows(name: str, split: str, *, config_name: str | None = None, revision: str | None = None) -> Dataset:
@@ -126,9 +134,9 @@ def read_rows(name: str, split: str, *, config_name: str | None = None, revision
         raise
     # The library raises its own kinds, and those of arrow, fsspec and the hub client.
     except Exception as error:
-        cause = str(error).strip() or type(error).__name__
+        cause = str(error).strip().rstrip(".") or type(error).__name__
         raise TableError(
-            f"cannot read split {split!r} of data set {name!r}: {cause} Check the file, the split and the "
+            f"cannot read split {split!r} of data set {name!r}: {cause}. Check the file, the split and the "
             "configuration name."
         ) from error
     if len(rows) == 0:
@@ -158,7 +166,7 @@ class _Columns:
         for kind, column, count in (("question", self.prompt, empty), ("answer", self.answer, no_answer)):
             if count:
                 raise TableError(
-                    f"every row needs a {kind}: {count} of {len(questions)} rows have none in column "
+                    f"every row must have its {kind}: {count} of {len(questions)} rows have none in column "
                     f"{column!r}. Remove these rows, or name another column."
                 )
         return questions

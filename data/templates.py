@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # DeepSeek-R1 (arXiv 2501.12948), Table 1.
@@ -13,6 +14,20 @@ _R1_ZERO = (
     "User: {prompt}. Assistant:"
 )
 _BOXED = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+
+
+def check_placeholders(owner: str, text: str, names: Sequence[str]) -> None:
+    """Refuse a text that `str.format` would not fill with exactly these names: a question must not get lost."""
+    try:
+        filled = text.format(**{name: f"\0{name}\0" for name in names})
+    except (KeyError, IndexError, ValueError):
+        filled = ""
+    if any(f"\0{name}\0" not in filled for name in names):
+        places = " and ".join(f"{{{name}}}" for name in names)
+        raise ValueError(
+            f"{owner} must have {places} where the question goes and no other single braces, got {text!r}. Put it in, "
+            "and double the braces that are meant as such: \\boxed{{}}."
+        )
 
 
 @dataclass(frozen=True)
@@ -31,11 +46,7 @@ class Template:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        if "{prompt}" not in self.text:
-            raise ValueError(
-                f"template {self.name!r} has no {{prompt}} where the question should go: {self.text!r}. "
-                f"Write the place of the question as {{prompt}}, or name one of: {', '.join(sorted(TEMPLATES))}."
-            )
+        check_placeholders(f"template {self.name!r}", self.text, ["prompt"])
 
     def render(self, question: str, tokenizer=None) -> str:
         """The whole prompt, prefill included. A chat template needs the tokenizer."""

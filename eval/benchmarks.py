@@ -15,7 +15,7 @@ from data.arithmetic import Arithmetic
 from data.countdown import Countdown
 from data.gym import Gym
 from data.problem import Problem, ProblemSource
-from data.table import gold_text, read_rows
+from data.table import TableError, gold_text, read_rows
 from data.templates import Template
 
 # Held-out problems of a generator, where --limit does not say otherwise.
@@ -58,7 +58,12 @@ class Benchmark:
         """All problems, or a random `limit` of them that is the same for the same seed."""
         if data_dir is None:
             hub = self.hub
-            rows = read_rows(hub.name, hub.split, config_name=hub.config_name, revision=hub.revision)
+            try:
+                rows = read_rows(hub.name, hub.split, config_name=hub.config_name, revision=hub.revision)
+            except TableError as error:
+                raise BenchmarkError(
+                    f"task {self.name!r}: {error} Without a network, give its file with --data-dir."
+                ) from error
             origin: dict[str, Any] = {"hub": hub.name, "split": hub.split, "revision": hub.revision}
         else:
             path = self._file(data_dir)

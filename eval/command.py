@@ -50,7 +50,7 @@ class _Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 for bad input, told on stderr before anything long starts."""
+    """Exit code: 0; 2 for bad input, told on stderr before anything long starts; 1 for a scorer that fails."""
     arguments = _parser().parse_args(argv)
     try:
         plan = _plan(arguments)
@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         reports = [_run(task, engine, plan, console) for task in plan.tasks]
+    except ValueError as error:
+        print(f"eval: {error}", file=sys.stderr)
+        return 1
     finally:
         engine.close()
     show_table(reports, console)

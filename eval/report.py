@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.benchmarks import Loaded
+from rewards import check_gold
 from rlzero.measure.evaluate import EvalResult
 from rlzero.measure.statistics import Estimate
 from rlzero.report.records import as_json, as_plain, write_atomically
@@ -34,7 +35,7 @@ class TaskReport:
 
 
 def show_table(reports: Sequence[TaskReport], console: Console) -> None:
-    """One line a task: figures with their 95% intervals, clustered by problem."""
+    """One line a task: the main figures with their 95% intervals. `results.json` has every pass@k."""
     console.print(_table(reports))
     for report in reports:
         for remark in _remarks(report):
@@ -68,25 +69,27 @@ def versions() -> dict[str, str]:
 
 
 def _table(reports: Sequence[TaskReport]) -> Table:
-    estimates = [report.result.estimates() for report in reports]
-    names = [name for name in estimates[0] if name not in ("length", "truncated")]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("task")
-    for heading in ("problems", *names, "length", "truncated"):
-        table.add_column(heading, justify="right")
-    for report, found in zip(reports, estimates, strict=True):
+    n = reports[0].result.sampling.n
+    names = [*dict.fromkeys(("pass@1", f"pass@{n}")), *([f"maj@{n}"] if n > 1 else []), "format"]
+    table = Table(box=None, padding=(0, 1), header_style="bold", caption="95% intervals, clustered by problem")
+    table.add_column("task", no_wrap=True)
+    for heading in ("problems", *names, "length", "cut"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for report in reports:
+        found = report.result.estimates()
         table.add_row(
             report.loaded.name,
-            f"{len(report.result.problems)} × {report.result.sampling.n}",
+            f"{len(report.result.problems)} × {n}",
             *(_with_interval(found[name]) for name in names),
             f"{found['length'].value:.0f}",
-            f"{found['truncated'].value:.1%}",
+            f"{found['truncated'].value:.0%}",
         )
     return table
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f}\n{estimate.low:.3f}–{estimate.high:.3f}"
+    low, high = (f"{end:.3f}".removeprefix("0") for end in (estimate.low, estimate.high))
+    return f"{estimate.value:.3f}\n{low}–{high}"
 
 
 def _remarks(report: TaskReport) -> list[str]:
@@ -101,6 +104,9 @@ def _remarks(report: TaskReport) -> list[str]:
             f"{report.unknown_prompts} of {len(report.result.problems)} prompts hold characters that the "
             "tokenizer does not know: the model reads something else than is asked."
         )
+    golds = check_gold(p.answer for p in report.result.problems if p.scorer == "accuracy")
+    if golds.unreadable:
+        remarks.append(f"{golds}")
     truncated = report.result.truncation().value
     if truncated > 0.05:
         remarks.append(f"{truncated:.0%} of the completions were cut by the token limit; see --max-tokens.")

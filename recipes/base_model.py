@@ -9,25 +9,35 @@ reads: it can work problems out, but in the prompt template it mostly guesses, a
 
 from __future__ import annotations
 
-import json
 import math
 import random
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+import transformers
+from transformers import PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 from trl import TrlParser
 
+from data.arithmetic import Arithmetic
 from data.charset import byte_tokenizer
 from data.corpus import documents
+from data.countdown import Countdown
+from data.template_file import save_template
+from data.templates import get_template
+from rlzero.measure.evaluate import evaluate
+from rlzero.rollout.make import make_engine
+from rlzero.rollout.types import Sampling
 
 DECAY_FROM = 0.5  # share of the steps after which the learning rate falls, by a cosine, to 0
 IGNORED = -100
+REPORT_STEPS = 100
 
 
 @dataclass
@@ -36,7 +46,7 @@ class BaseModelConfig:
 
     output_dir: str = field(default="recipes/base", metadata={"help": "Folder of the checkpoint."})
     seed: int = field(default=0, metadata={"help": "Of weights and corpus."})
-    tokens: int = field(default=38_000_000, metadata={"help": "Tokens to train on."})
+    tokens: int = field(default=30_000_000, metadata={"help": "Tokens to train on."})
     tokens_per_step: int = field(default=4096, metadata={"help": "Tokens of one update, padding included."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak; constant, then a cosine to 0."})
     warmup_steps: int = field(default=100, metadata={"help": "Linear warm-up."})
@@ -47,7 +57,7 @@ class BaseModelConfig:
     moe_intermediate_size: int = field(default=128, metadata={"help": "Width of an expert."})
 
 
-def build_model(config: BaseModelConfig, tokenizer) -> Qwen3MoeForCausalLM:
+def build_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen3MoeForCausalLM:
     """A randomly initialised Qwen3-MoE whose vocabulary is exactly the tokenizer's."""
     torch.manual_seed(config.seed)
     head_dim = 32
@@ -77,7 +87,7 @@ def build_model(config: BaseModelConfig, tokenizer) -> Qwen3MoeForCausalLM:
     )
 
 
-def batches(seed: int, tokens_per_step: int, tokenizer) -> Iterator[torch.Tensor]:
+def batches(seed: int, tokens_per_step: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[torch.Tensor]:
     """Endless int64[B, L] batches of whole documents of similar length, padded on the right with IGNORED."""
     stream, rng = documents(seed), random.Random(f"batches {seed}")
     while True:
@@ -107,29 +117,22 @@ def step_loss(model: Qwen3MoeForCausalLM, batch: torch.Tensor) -> tuple[torch.Te
     return language, balance
 
 
-def schedule(step: int, steps: int, config: BaseModelConfig) -> float:
-    """Learning rate at a step: warm-up, constant, cosine to 0."""
-    warmed = min(1.0, (step + 1) / config.warmup_steps)
-    decay = max(0.0, (step / steps - DECAY_FROM) / (1 - DECAY_FROM))
-    return config.learning_rate * warmed * 0.5 * (1 + math.cos(math.pi * decay))
+def learning_rate(config: BaseModelConfig, step: int, seen: int) -> float:
+    """After `step` updates and `seen` tokens: linear warm-up, constant, then a cosine to 0."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    decay = max(0.0, (seen / config.tokens - DECAY_FROM) / (1 - DECAY_FROM))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * decay))
 
 
-def pretrain(config: BaseModelConfig) -> Qwen3MoeForCausalLM:
-    """Train to the token budget and write the checkpoint with its model card."""
-    tokenizer = byte_tokenizer()
-    model = build_model(config, tokenizer)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters:,} parameters, {config.tokens:,} tokens", flush=True)
+def pretrain(config: BaseModelConfig, model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Train the model to the token budget. Returns the mean loss of the last steps, in nats a token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    seen, step, start, log = 0, 0, time.perf_counter(), []
+    seen, step, start = 0, 0, time.perf_counter()
+    recent: deque[float] = deque(maxlen=REPORT_STEPS)
     for batch in batches(config.seed, config.tokens_per_step, tokenizer):
         if seen >= config.tokens:
             break
-        rate = (
-            schedule(seen, config.tokens, config)
-            if step >= config.warmup_steps
-            else (config.learning_rate * (step + 1) / config.warmup_steps)
-        )
+        rate = learning_rate(config, step, seen)
         for group in optimizer.param_groups:
             group["lr"] = rate
         language, balance = step_loss(model, batch)
@@ -138,24 +141,73 @@ def pretrain(config: BaseModelConfig) -> Qwen3MoeForCausalLM:
         optimizer.step()
         optimizer.zero_grad()
         seen, step = seen + int((batch != IGNORED).sum()), step + 1
-        log.append(language.item())
-        if step % 100 == 0:
-            elapsed = time.perf_counter() - start
+        recent.append(language.item())
+        if step % REPORT_STEPS == 0:
+            seconds = time.perf_counter() - start
             print(
-                f"step {step} tokens {seen / 1e6:.1f}M loss {sum(log[-100:]) / 100:.4f} balance {balance.item():.3f} "
-                f"lr {rate:.1e} {seen / elapsed:.0f} tokens/s {elapsed / 60:.1f} min",
+                f"step {step}  {seen / 1e6:.1f}M tokens  loss {statistics.fmean(recent):.4f}  "
+                f"balance {balance.item():.2f}  lr {rate:.1e}  {seen / seconds:.0f} tokens/s  "
+                f"{seconds / 60:.1f} min",
                 flush=True,
             )
-    return model
+    return statistics.fmean(recent)
+
+
+def measured(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerBase, problems: int = 256) -> dict[str, float]:
+    """Held-out figures at temperature 1, eight samples a problem."""
+    engine = make_engine(
+        "builtin", model=model, model_path="", tokenizer=tokenizer, max_model_len=512, max_num_seqs=512
+    )
+    figures = {}
+    for source in (Arithmetic(), Countdown()):
+        sampling = Sampling(n=8, max_tokens=192)
+        result = evaluate(engine, tokenizer, source.heldout(problems), get_template("short"), sampling)
+        estimates = result.estimates()
+        for name in ("pass@1", "pass@8", "format", "length"):
+            figures[f"{source.name} {name}"] = estimates[name].value
+    return figures
+
+
+def model_card(config: BaseModelConfig, parameters: int, loss: float, figures: dict[str, float]) -> str:
+    """README.md of the checkpoint: what it is and the command that made it."""
+    settings = " ".join(f"--{k} {v}" for k, v in asdict(config).items() if v != getattr(BaseModelConfig, k))
+    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
+    return f"""---
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+---
+# rlzero's embedded base model
+A Qwen3-MoE of {parameters:,} parameters ({config.num_hidden_layers} layers, hidden {config.hidden_size},
+{config.num_experts} experts, two per token), pretrained on {config.tokens:,} tokens of generated text
+(`data/corpus.py`): sums worked out, countdown searches, and a prompt template in which mostly neither happens.
+It is a *base*: it can do more than it does, and reinforcement learning brings that out.
+
+Made by `OMP_NUM_THREADS=1 python recipes/base_model.py {settings}`, seed {config.seed}, torch {torch.__version__},
+transformers {transformers.__version__}; last training loss {loss:.4f} nats a token.
+
+Held-out problems, 8 samples at temperature 1 (printed by the same command):
+
+| | |
+|---|---|
+{table}
+"""
 
 
 def main() -> int:
     (config,) = TrlParser(BaseModelConfig).parse_args_and_config()
-    model = pretrain(config)
+    tokenizer = byte_tokenizer()
+    model = build_model(config, tokenizer)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters, {config.tokens:,} tokens", flush=True)
+    loss = pretrain(config, model, tokenizer)
     output = Path(config.output_dir)
     model.save_pretrained(output)
-    byte_tokenizer().save_pretrained(output)
-    (output / "training.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    tokenizer.save_pretrained(output)
+    save_template(get_template("short"), output)
+    figures = measured(model, tokenizer)
+    (output / "README.md").write_text(model_card(config, parameters, loss, figures))
+    print("\n".join(f"{name} {value:.3f}" for name, value in figures.items()))
     return 0
 
 

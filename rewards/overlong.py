@@ -23,4 +23,4 @@ def overlong(
             "maximum"
         )
     free = max_completion_length - cache
-    return [-min(1.0, max(0.0, (len(ids) - free) / cache)) for ids in completion_ids]
+    return [max(-1.0, min(0.0, (free - len(ids)) / cache)) for ids in completion_ids]

@@ -25,7 +25,8 @@ def repetition(
             "repetition needs ngram_size >= 1 and max_penalty <= 0, got "
             f"ngram_size={ngram_size} and max_penalty={max_penalty}"
         )
-    return [max_penalty * repeated_share(completion, ngram_size) for completion in completions]
+    # Adding zero turns -0.0 into 0.0.
+    return [max_penalty * repeated_share(completion, ngram_size) + 0.0 for completion in completions]
 
 
 def repeated_share(text: str, ngram_size: int) -> float:

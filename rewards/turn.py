@@ -14,11 +14,15 @@ def thought(completion: str) -> str:
 def response(completion: str) -> str:
     """What the user gets to read: the inside of `<answer>…</answer>`, else all that follows the thought.
 
-    Empty where the thought is not closed (a truncated turn has no response yet).
+    Empty where the thought or the answer is not closed (a truncated turn), or there are several answers.
     """
     opened, closed = completion.rfind("<think>"), completion.rfind("</think>")
     if opened > closed:
         return ""
     visible = completion[closed + len("</think>") :] if closed >= 0 else completion
-    _, answer_opened, inside = visible.partition("<answer>")
-    return (inside.partition("</answer>")[0] if answer_opened else visible).strip()
+    if "<answer>" not in visible and "</answer>" not in visible:
+        return visible.strip()
+    before, _, inside = visible.partition("<answer>")
+    answer = inside.partition("</answer>")[0]
+    one = visible.count("<answer>") == visible.count("</answer>") == 1 and "</answer>" not in before
+    return answer.strip() if one else ""

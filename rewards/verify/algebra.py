@@ -88,6 +88,16 @@ def lower(num: Poly, den: Poly = ONE) -> Value:
             raise Undefined("division by zero")
         if len(den) == 1:
             ((mono, coef),) = den.items()
+            roots = [(g, e) for g, e in mono if isinstance(g, Atom) and e.__class__ is Fraction and 0 < e < 1]
+            if roots:
+                # 1/√s = √s/s, so that every root of a sum stands in the numerator.
+                mono = tuple(f for f in mono if f not in roots)
+                num = _scaled(num, tuple((g, 1 - e) for g, e in roots), 1)
+                work = Work()
+                below: Poly = {mono: coef}
+                for g, _ in roots:
+                    below = poly_mul(below, g.poly, work)  # type: ignore[attr-defined]
+                return lower(expand(num, work), below)
             inverse = tuple((g, -e) for g, e in mono)
             num = _scaled(num, inverse, Fraction(1) / coef)
             den = ONE
@@ -106,7 +116,7 @@ def lower(num: Poly, den: Poly = ONE) -> Value:
     return Rat(num, den)
 
 
-def add(a: Value, b: Value, sign: int = 1) -> Value:
+def add(a: Value, b: Value, work: Work, sign: int = 1) -> Value:
     if a.__class__ is int and b.__class__ is int:
         return bounded(a + sign * b)  # type: ignore[operator]
     if not isinstance(a, Rat) and not isinstance(b, Rat):
@@ -115,7 +125,6 @@ def add(a: Value, b: Value, sign: int = 1) -> Value:
     nb, db = (b.num, b.den) if isinstance(b, Rat) else ({(): b} if b else {}, ONE)
     if da is db or da == db:
         return lower(poly_add(na, nb, sign), da)
-    work = Work()
     return lower(poly_add(poly_mul(na, db, work), poly_mul(nb, da, work), sign), poly_mul(da, db, work))
 
 

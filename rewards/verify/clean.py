@@ -58,7 +58,8 @@ _OVERLINED = re.compile(r"((?:\d\u0305)+)")
 _CJK = re.compile(r"[\u3400-\u9fff]")
 # "所以最大值为 42": prose up to 是, 为, 等于, 得 or a colon. A negation or an alternative before it is not prose.
 _CJK_PREFIX = re.compile(r"^[^0-9\\$=<>({\[]{0,60}?(?:等于|答案|结果|[是为:得答解故])\s*[:是为]?\s*(?=[^\u3400-\u9fff\s:])")
-_CJK_REFUSED = re.compile(r"[不非没无未或]|可能|大概|也许|左右|大约|约")
+_CJK_RUN = re.compile(r"^(?=.{0,60}?[\u3400-\u9fff])[^0-9A-Za-z\\$({\[<>=|+\-.]{1,60}(?=[^\u3400-\u9fff])")
+_CJK_REFUSED = re.compile(r"[不非没无未或约负超除]|可能|大概|也许|左右|至少|至多|大于|小于|多于|少于|以上|以下|最多|最少")
 
 _WRAPPERS = re.compile(
     r"""^(?:
@@ -73,8 +74,13 @@ _STYLE = re.compile(
     r"(?![A-Za-z])\.?"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|split|math|displaymath)\*?\}")
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}|\\underline(?![a-z])")
+_PROSE_IN_TEXT = re.compile(r"\\text\s*\{([^{}]*(?:answer|is)[^{}]*)\}")
+# 3.2 x 10^5, with the letter x for the sign of a product.
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
+_ROW_SPACE = re.compile(r"\\\\\s*\[[^\[\]]{0,12}\]")
 _MATH_DELIMITER = re.compile(r"\\[()\[\]]")
-_TRAILING = re.compile(r"(?:[\s.,;。]|\\[,;!: ]|\\\\|\\q?quad)+$")
+_TRAILING = re.compile(r"(?:[\s.,;。]|\\[,;!: ]|\\\\|\\q?quad|\\(?=$))+$")
 _LEADING = re.compile(r"^(?:[\s]|\\[,;!: ]|\\q?quad(?![a-z]))+")
 _PROSE = re.compile(
     r"^(?:(?:so|thus|hence|therefore|and|finally|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is|equals)|it\s+is|ans(?:wer)?"
@@ -95,6 +101,12 @@ def clean(text: str) -> str:
         if "boxed" in text or "\\fbox" in text:
             text = _unboxed(text)
         text = _STYLE.sub("", text)
+        if "color" in text or "underline" in text:
+            text = _COLOR.sub("", text)
+        if "\\text" in text:
+            text = _PROSE_IN_TEXT.sub(r"\1", text)
+        if "\\\\[" in text:
+            text = _ROW_SPACE.sub(r"\\\\", text)
         if "\\begin" in text:
             text = _ENVIRONMENT.sub("", text)
         text = _without_math_delimiters(text)
@@ -103,6 +115,10 @@ def clean(text: str) -> str:
     if "answer" in text.lower() or "答案" in text:
         text = stated(text) or text
     text = _unwrapped(text)
+    if text[:1] == "=":
+        text = text.lstrip("= ")
+    if "10" in text:
+        text = _TIMES_TEN.sub("*", text)
     if _CJK.search(text):
         text = _without_chinese_prose(text)
     if text[:1].isalpha():
@@ -174,7 +190,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _without_chinese_prose(text: str) -> str:
-    match = _CJK_PREFIX.match(text)
+    match = _CJK_PREFIX.match(text) or _CJK_RUN.match(text)
     if match and not _CJK_REFUSED.search(match.group()):
         return _unwrapped(text[match.end() :])
     return text

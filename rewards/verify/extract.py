@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 
 # What a completion may end with after its last sentence; engines differ in whether they strip these.
-_END_TOKENS = re.compile(r"(?:<\|[a-z_]{1,32}\|>|<｜[^｜<>]{1,32}｜>|</s>|\s)+\Z")
+_END_TOKEN = re.compile(r"(?:<\|[a-z_]{1,32}\|>|<｜[^｜<>]{1,32}｜>|</s>)\Z")
+_LONGEST_END_TOKEN = 36
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_TOKEN = re.compile(r"\\[A-Za-z]+|[0-9A-Za-z]")
+_BRACE = re.compile(r"\\.|[{}]", re.S)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.M)
 _ANSWER_IS = re.compile(
     r"(?:\b(?:final|correct|right|best)?\s*(?:answer|choice|option|result)\b[*_]{0,2}"
@@ -15,25 +18,26 @@ _ANSWER_IS = re.compile(
     r"[ \t*_]*\n?[ \t]*",
     re.I,
 )
-_SENTENCE_END = re.compile(r"\n|[。；！]|[.!;](?=\s|\*|\Z)(?<!\b[ap]\.m\.)(?<!\bU\.S\.)")
+_SENTENCE_END = re.compile(r"\n|[。；！]|(?<!\\)[.!;](?=\s|\*|\Z)(?<!\b[ap]\.m\.)(?<!\bU\.S\.)")
 
 
 def boxed(text: str) -> list[str]:
     r"""The contents of every outermost `\boxed{…}` and `\fbox{…}` with balanced braces, in order."""
     found: list[str] = []
+    closings = _closing_braces(text)
     position = 0
     while match := _BOX.search(text, position):
         start = match.end()
         position = start
         if text[start : start + 1] != "{":
             # TeX takes one token without braces: \boxed 5, \boxed\pi.
-            token = re.match(r"\\[A-Za-z]+|[0-9A-Za-z]", text[start:])
+            token = _TOKEN.match(text, start)
             if token:
                 found.append(token.group())
-                position = start + token.end()
+                position = token.end()
             continue
-        end = _closing_brace(text, start)
-        if end < 0:
+        end = closings.get(start)
+        if end is None:
             continue
         found.append(text[start + 1 : end].strip())
         position = end + 1
@@ -53,7 +57,7 @@ def extract_answer(completion: str) -> str | None:
     visible = _after_thought(completion)
     if visible is None:
         return None
-    visible = _END_TOKENS.sub("", visible)
+    visible = _without_end_tokens(visible)
     if "<answer>" in visible or "</answer>" in visible:
         if visible.count("<answer>") != 1 or visible.count("</answer>") != 1:
             return None
@@ -109,19 +113,21 @@ def stated(text: str) -> str | None:
     return sentence or None
 
 
-def _closing_brace(text: str, start: int) -> int:
-    depth = 0
-    position = start
-    while position < len(text):
-        char = text[position]
-        if char == "\\":
-            position += 2
-            continue
-        if char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-        position += 1
-    return -1
+def _without_end_tokens(text: str) -> str:
+    # From the end, so that a long run of white space elsewhere costs nothing.
+    text = text.rstrip()
+    while match := _END_TOKEN.search(text, max(0, len(text) - _LONGEST_END_TOKEN)):
+        text = text[: match.start()].rstrip()
+    return text
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each closed `{` is closed, in one pass: thousands of open ones must not cost a search each."""
+    closings: dict[int, int] = {}
+    open_braces: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            open_braces.append(match.start())
+        elif match[0] == "}" and open_braces:
+            closings[open_braces.pop()] = match.start()
+    return closings

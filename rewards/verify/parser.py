@@ -1,8 +1,8 @@
 """A Pratt parser from tokens to the typed tree.
 
-Heads of `Op`: add, mul, div, pow, neg, pm, mp (one operand or two), mixed, based, percent, degree, factorial, the
+Heads of `Op`: add, mul, letter_unit (number and letter), div, mod, pow, neg, pm, mp (one operand or two), mixed, based, percent, degree, factorial, the
 functions of `tokens.FUNCTIONS` (log has an optional second operand, its base), apply (a symbol and its arguments),
-sum and prod (index, from, to, body), list, tuple, set, bracket, oc, co (brackets and half-open intervals), matrix (of
+sum and prod (index, from, to, body), list, or, tuple, set, bracket, oc, co (brackets and half-open intervals), matrix (of
 tuples), det, relation (operand, operator, operand, …), cup, cap, minus, builder, ratio, unit.
 """
 
@@ -21,8 +21,9 @@ _INFIX = {
     **dict.fromkeys(RELATIONS, _RELATION),
     **dict.fromkeys(_SETS, _SET),
     ":": _RATIO,
+    "choose": _SUM - 1,
     **dict.fromkeys(("+", "-", "pm", "mp"), _SUM),
-    **dict.fromkeys(("*", "/"), _PRODUCT),
+    **dict.fromkeys(("*", "/", "mod"), _PRODUCT),
     "^": _POWER,
     **dict.fromkeys(("!", "%", "circ", "_"), _POSTFIX),
 }
@@ -72,7 +73,9 @@ class Parser:
     def sequence(self, closing: tuple[str, ...]) -> Node:
         """Items up to a closing bracket (not consumed) or the end: one item itself, or a list."""
         items = [self.item()]
+        separators = set()
         while self.kind == "o" and self.value in _SEPARATORS:
+            separators.add(self.value)
             self.advance()
             # "1, 2, and 3": two separators are one.
             while self.kind == "o" and self.value in _SEPARATORS:
@@ -80,7 +83,9 @@ class Parser:
             if self.kind == "end" or (self.kind == "o" and self.value in closing):
                 break
             items.append(self.item())
-        return items[0] if len(items) == 1 else Op("list", tuple(items))
+        if len(items) == 1:
+            return items[0]
+        return Op("or" if separators == {"or"} else "list", tuple(items))
 
     def item(self) -> Node:
         if self.kind == "t" and self.value == "":
@@ -102,7 +107,7 @@ class Parser:
             if kind == "o":
                 binding = _INFIX.get(self.value)
                 if binding is None:
-                    if self.value in _OPENING and power < _PRODUCT and not (self.value == "|" and self.bars):
+                    if (self.value in _OPENING or self.value.startswith("begin ")) and power < _PRODUCT and not (self.value == "|" and self.bars):
                         if self.value == "|" and self.builder:
                             break
                         left = self.implicit(left)
@@ -154,7 +159,7 @@ class Parser:
             if left.__class__ is Num:
                 raise ParseError("two numbers side by side")
         elif self.kind == "f" and self.value == "frac" and left.__class__ is Num and left.value.__class__ is int:
-            right = self.expression(_PRODUCT)
+            right = self.prefix()
             if right.__class__ is Op and right.head == "div":
                 numerator, denominator = right.args
                 if (
@@ -165,7 +170,7 @@ class Parser:
                     and 0 < numerator.value < denominator.value
                 ):
                     return Op("mixed", (left, numerator, denominator))
-            return Op("mul", (left, right))
+            return Op("mul", (left, self.raised(right)))
         elif self.is_op("(") and left.__class__ is Sym and not self.spaced and left.name not in _CONSTANT_SYMBOLS:
             arguments = self.prefix()
             inner = arguments.args if arguments.__class__ is Op and arguments.head == "tuple" else (arguments,)
@@ -175,6 +180,14 @@ class Parser:
             if self.kind == "o" and _INFIX.get(self.value, 0) > _PRODUCT:
                 right = self.raised(arguments)
             return Op("apply1", (left, right))
+        elif (
+            self.kind == "s" and self.spaced and self.value in LETTER_UNITS and left.__class__ is Num
+            and self.peek()[0] == "end"
+        ):  # fmt: skip
+            # "5 m": a product or a quantity; the comparison decides.
+            letter = Sym(self.value)
+            self.advance()
+            return Op("letter_unit", (left, letter))
         return Op("mul", (left, self.expression(_PRODUCT)))
 
     def raised(self, left: Node) -> Node:
@@ -192,7 +205,7 @@ class Parser:
             return Op("add", (left, Op("neg", (right,)))) if op == "-" else Op(op, (left, right))
         if binding == _PRODUCT:
             self.advance()
-            return Op("mul" if op == "*" else "div", (left, self.expression(_PRODUCT)))
+            return Op({"*": "mul", "/": "div"}.get(op, op), (left, self.expression(_PRODUCT)))
         if binding == _POWER:
             return self.power(left)
         if binding == _POSTFIX:
@@ -210,6 +223,8 @@ class Parser:
                 parts.append(self.expression(_RELATION))
             return Op("relation", tuple(parts))
         self.advance()
+        if op == "choose":
+            return Op("binomial", (left, self.expression(_SUM - 1)))
         if op == ":":
             items = [left, self.expression(_RATIO)]
             while self.is_op(":"):
@@ -222,16 +237,28 @@ class Parser:
         self.advance()
         if self.is_op("circ"):
             self.advance()
-            return Op("degree", (left,))
+            return self.degree(left)
         if self.is_op("{") and self.peek()[1] == "circ" and self.peek(2)[1] == "}":
             for _ in range(3):
                 self.advance()
-            if self.kind == "s" and self.value in "CF" and not self.spaced:
-                raise ParseError("a temperature")
-            return Op("degree", (left,))
-        if self.is_op("{") and self.peek()[1] == "'":
-            raise ParseError("a prime")
+            return self.degree(left)
+        if self.is_op("{") and self.peek()[1] == "'" and left.__class__ is Sym:
+            self.advance()
+            name = left.name
+            while self.is_op("'"):
+                name += "_prime"
+                self.advance()
+            self.expect("}")
+            return Sym(name)
         return Op("pow", (left, self.exponent()))
+
+    def degree(self, left: Node) -> Node:
+        """An angle, or a temperature where C or F stands behind it."""
+        if self.kind == "s" and self.value in ("C", "F") and self.peek()[0] in ("end", "t"):
+            unit = "celsius" if self.value == "C" else "fahrenheit"
+            self.advance()
+            return Op("unit", (left, Sym(unit)))
+        return Op("degree", (left,))
 
     def exponent(self) -> Node:
         if self.kind == "o" and self.value in ("-", "+"):
@@ -308,7 +335,7 @@ class Parser:
 
     def letters(self, word: str) -> Node:
         """A short word is a product of letters (xy, RC, AB); a longer one is prose."""
-        if len(word) > 3 and not word.isupper() or len(word) > 6 or word.lower() in NOT_UNITS:
+        if not word.isascii() or (len(word) > 3 and not word.isupper()) or len(word) > 6 or word.lower() in NOT_UNITS:
             raise ParseError(f"the word {word!r}")
         self.advance()
         node: Node = Sym(word[0])
@@ -366,7 +393,7 @@ class Parser:
             return upright and self.tokens[self.at - 1][0] != "s"
         if value in UNITS:
             return value not in ("in", "min", "L") and (self.spaced or self.tokens[self.at - 1][0] == "n")
-        return len(value) > 3 or (self.spaced and len(value) > 2) or value.lower() in NOT_UNITS
+        return not value.isascii() or len(value) > 3 or (self.spaced and len(value) > 2) or value.lower() in NOT_UNITS
 
     def unit(self, node: Node) -> Node:
         """The rest of an item as its unit: cm, cm^2, m/s, square feet, km per hour, a noun."""
@@ -414,7 +441,7 @@ def number(literal: str) -> Num:
 
 
 def _bracket(opening: str, closing: str, inner: Node) -> Node:
-    several = inner.__class__ is Op and inner.head == "list"
+    several = inner.__class__ is Op and inner.head in ("list", "or")
     if opening == "{" and not several:
         if inner.__class__ is Op and inner.head == "builder":
             return Op("set", (inner,))

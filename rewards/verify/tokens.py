@@ -45,7 +45,7 @@ _COMMANDS = {
         "[": "lbrack", "]": "rbrack", "{{": "lbrace", "}}": "rbrace", "<<": "langle", ">>": "rangle",
         "floor(": "lfloor", ")floor": "rfloor", "ceil(": "lceil", ")ceil": "rceil", "%": "percent",
         "and": "land wedge", "or": "lor vee", "...": "dots ldots cdots dotsc", "_": "_", "^": "^", "'": "prime",
-        "choose": "choose", "$": "dollar", "eur": "eur euro", "gbp": "gbp pounds", "yen": "yen", "inr": "inr",
+        "choose": "choose", "mod": "bmod mod", "$": "dollar", "eur": "eur euro", "gbp": "gbp pounds", "yen": "yen", "inr": "inr",
         "cent": "cent",
     }.items()
     for name in names.split()
@@ -57,15 +57,18 @@ _TEXT_COMMANDS = frozenset(
 )
 _DECORATIONS = frozenset("overline bar vec hat tilde widehat dot ddot overrightarrow mathring widetilde".split())
 _SPACING = frozenset("quad qquad thinspace enspace space hspace displaystyle textstyle allowbreak nobreak".split())
-_WORDS = {
+WORDS = {
     "pi": ("s", "pi"), "infinity": ("s", "inf"), "inf": ("s", "inf"), "oo": ("s", "inf"), "and": ("o", "and"),
-    "or": ("o", "or"), "union": ("o", "cup"), "cup": ("o", "cup"), "in": ("o", "in"), "intersect": ("o", "cap"),
+    "or": ("o", "or"), "union": ("o", "cup"), "equals": ("o", "="), "mod": ("o", "mod"), "in": ("o", "in"), "intersect": ("o", "cap"),
     "pm": ("o", "pm"), "times": ("o", "*"), "emptyset": ("s", "emptyset"), "choose": ("o", "choose"),
     "infty": ("s", "inf"), "And": ("o", "and"), "Or": ("o", "or"), "theta": ("s", "theta"),
     "alpha": ("s", "alpha"), "beta": ("s", "beta"), "gamma": ("s", "gamma"), "lambda": ("s", "lambda"),
     "phi": ("s", "phi"), "omega": ("s", "omega"), "mu": ("s", "mu"), "sigma": ("s", "sigma"),
+    **dict.fromkeys(("和", "与", "以及"), ("o", "and")), **dict.fromkeys(("或", "或者"), ("o", "or")),
     "degrees": ("o", "circ"), "degree": ("o", "circ"), "deg": ("o", "circ"),
 }  # fmt: skip
+
+_PREFIXES = frozenset(("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log"))
 
 # Thousands: 1,234,567 and 1{,}234 and 1\,234 and 1,\!234 and 1 234 and 1'234; 1.234.567 only with two points.
 _NUMBER = (
@@ -73,7 +76,7 @@ _NUMBER = (
     r"|(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![\w.]))?"
 )
 _TOKEN = re.compile(
-    rf"(?P<n>{_NUMBER})|(?P<s>[A-Za-z](?![A-Za-z]))|(?P<c>\\[A-Za-z]+)|(?P<w>[A-Za-z]+)"
+    rf"(?P<n>{_NUMBER})|(?P<s>[A-Za-z](?![A-Za-z]))|(?P<c>\\[A-Za-z]+)|(?P<w>[A-Za-z]+|[\u3400-\u9fff]+)"
     r"|(?P<o>\*\*|<=|>=|!=|==|\+-|\+/-|\.\.\.|->|\\.|[-+*/^_=<>()\[\]{}|,;:!%&'])|(?P<b>\ +)|(?P<x>.)",
     re.S,
 )
@@ -159,6 +162,11 @@ def plain_digits(literal: str) -> str:
     return literal.replace(".", "") if literal.count(".") > 1 else literal
 
 
+def is_name(word: str) -> bool:
+    """Whether a plain word is a name of mathematics: sin, pi, or, sinx."""
+    return word in FUNCTIONS or word in WORDS or word[:-1] in _PREFIXES
+
+
 def _is_grouped(text: str, start: int, end: int, depth: int) -> bool:
     """Whether the commas of 1,234 separate thousands, not the items of a list.
 
@@ -194,14 +202,16 @@ def _command(text: str, name: str, position: int, tokens: list[Token], spaced: b
         tokens.append(("s", value, spaced))
     elif name in _TEXT_COMMANDS:
         group = _GROUP.match(text, position)
+        if group is None and name[:4] != "text":
+            return position  # \mathbf{\frac12}: a font does not matter, the braces group
         if group is None:
             raise ParseError(f"\\{name} without a plain group")
         _text(group.group(1).strip(), tokens)
         return group.end()
     elif name in _DECORATIONS:
         group = _GROUP.match(text, position) or re.compile(r"\s*([A-Za-z])").match(text, position)
-        inner = re.sub(r"[^A-Za-z0-9]", "", group.group(1)) if group else ""
-        if group is None or not inner or inner.isdigit():
+        inner = re.sub(r"[ _{}]|\\(?=[a-z]+ *$)", "", group.group(1)) if group else ""
+        if group is None or not inner.isalnum() or not inner[0].isalpha() or not inner.isascii():
             raise ParseError(f"\\{name} of something that is not a name")
         tokens.append(("s", f"{inner}_{name}", spaced))
         return group.end()
@@ -230,13 +240,13 @@ def _command(text: str, name: str, position: int, tokens: list[Token], spaced: b
 def _word(word: str, tokens: list[Token], spaced: bool) -> None:
     if word in _PLAIN_FUNCTIONS:
         tokens.append(("f", _PLAIN_FUNCTIONS[word], spaced))
-    elif word in _WORDS:
-        tokens.append((*_WORDS[word], spaced))
-    elif word[:-1] in ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log"):
+    elif word in WORDS:
+        tokens.append((*WORDS[word], spaced))
+    elif word[:-1] in _PREFIXES:
         # sinx: a function and its one-letter argument.
         tokens.append(("f", word[:-1], spaced))
         tokens.append(("s", word[-1], False))
-    elif len(word) == 1:
+    elif len(word) == 1 and word.isascii():
         tokens.append(("s", word, spaced))
     else:
         tokens.append(("w", word, spaced))
@@ -245,10 +255,10 @@ def _word(word: str, tokens: list[Token], spaced: bool) -> None:
 def _text(content: str, tokens: list[Token]) -> None:
     r"""The content of \text: a word of mathematics, one letter, or prose."""
     bare = content.strip(" ,.")
-    if bare in FUNCTIONS and bare not in ("sh", "ch", "th"):
+    if bare in FUNCTIONS and bare not in _LATEX_ONLY and bare not in ("min", "max"):
         tokens.append(("f", FUNCTIONS[bare], True))
-    elif bare in _WORDS:
-        tokens.append((*_WORDS[bare], True))
+    elif bare in WORDS and bare not in ("in", "union"):
+        tokens.append((*WORDS[bare], True))
     elif len(bare) == 1 and bare.isalpha():
         tokens.append(("s", bare, False))
         tokens.append(("t", "", False))  # remembers that the letter was upright: a unit where one can stand

@@ -15,7 +15,7 @@ MAX_BITS = 20_000  # of an exact integer: 6,000 digits
 MAX_FACTORIAL = 1000
 MAX_SUM_TERMS = 400
 MAX_POLY_TERMS = 400
-MAX_WORK = 30_000  # monomial products in one answer
+MAX_WORK = 6_000  # monomial products in one answer
 MAX_ITEMS = 200  # of a list, after ± is written out
 
 

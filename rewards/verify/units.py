@@ -100,7 +100,8 @@ NOT_UNITS = frozenset(
     "from of half quarter third percent percentage pct is are was were isn't aren't wrong right incorrect correct "
     "where when with without for all any some none each every either neither both between hence thus so because "
     "since mod modulo remainder divided multiplied squared cubed square cubic hundred thousand million billion "
-    "trillion dozen am pm true false yes undefined unknown infinite infinity solution solutions sqrt".split()
+    "trillion dozen am pm true false yes undefined unknown infinite infinity solution solutions sqrt sq cu "
+    "或 不 或者 和 与 以上 以下 左右 多 不是 非 以及 还是".split()
 )
 
 

@@ -42,10 +42,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(trainer: GRPOTrainer, folder: Path) -> float:
-    """Go on from the newest whole checkpoint. Returns the wall seconds that the run had then; 0 if there is none."""
+    """Go on from the newest whole checkpoint. Returns the wall seconds that the run had then."""
     found = checkpoints(folder)
-    if not found:
-        return 0.0
     trainer.accelerator.load_state(str(found[-1]))
     state = json.loads((found[-1] / _STATE).read_text())
     trainer.done = state["step"]

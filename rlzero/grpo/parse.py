@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,7 +26,12 @@ CONCERNS = (ModelConfig, DataConfig, RewardConfig, RolloutConfig, GRPOConfig, Ru
 
 
 def parse_recipe(argv: Sequence[str], default_config: Path) -> Recipe:
-    """The settings of a run. `--config` defaults to `default_config`; the command line wins over the file.
+    """The settings of a GRPO run."""
+    return Recipe(*parse_settings(argv, default_config, CONCERNS))
+
+
+def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence[type]) -> tuple[Any, ...]:
+    """One filled dataclass per concern. `--config` defaults to `default_config`; the command line wins over it.
 
     Raises ConfigError for an unknown key (with the nearest that exists) and for values that cannot work.
     """
@@ -34,9 +40,9 @@ def parse_recipe(argv: Sequence[str], default_config: Path) -> Recipe:
     arguments = list(argv)
     if "--config" not in arguments and not any(a.startswith("--config=") for a in arguments):
         arguments += ["--config", str(default_config)]
-    parser = TrlParser(CONCERNS)
+    parser = TrlParser(concerns)
     try:
-        return Recipe(*parser.parse_args_and_config(arguments))
+        return tuple(parser.parse_args_and_config(arguments))
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename!r} does not exist; give --config a YAML file.") from None
     except yaml.YAMLError as error:
@@ -47,11 +53,11 @@ def parse_recipe(argv: Sequence[str], default_config: Path) -> Recipe:
         unknown = re.search(r"\[(.*)\]", str(error))
         if unknown is None:
             raise ConfigError(str(error)) from None
-        raise ConfigError(_unknown_keys(unknown[1])) from None
+        raise ConfigError(_unknown_keys(unknown[1], concerns)) from None
 
 
-def _unknown_keys(found: str) -> str:
-    known = [f.name for concern in CONCERNS for f in fields(concern)]
+def _unknown_keys(found: str, concerns: Sequence[type]) -> str:
+    known = [f.name for concern in concerns for f in fields(concern)]
     names = [name.lstrip("-") for name in re.findall(r"'(--[^']*)'", found)] or [found]
     parts = []
     for name in names:

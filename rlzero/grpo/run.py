@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.template_file import save_template
 from rewards.registry import RewardError
 from rlzero.grpo.checkpoint import load_checkpoint, save_checkpoint
 from rlzero.grpo.config import ConfigError, Recipe
@@ -45,9 +46,7 @@ def main(argv: Sequence[str], default_config: Path) -> int:
     try:
         return train(run, start)
     except (RewardError, TrainingError, SyncError) as error:
-        # Nothing of the failed step reached the weights, so the state is that of the last whole step.
-        saved = save_checkpoint(run.trainer, run.directory.checkpoints, recipe.run.save_total_limit, 0.0)
-        print(f"error: {error}\nThe state before this step is saved in {saved}.", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, RewardError) else 1
     finally:
         run.trainer.engine.close()
@@ -97,15 +96,30 @@ def train(run: Run, start: float) -> int:
     if base is not None:
         log_evaluation(run, shown, base, start, kind="base")
     with Interruption().watched() as interruption, shown:
-        while trainer.done < recipe.grpo.max_steps and not interruption.asked:
-            one_step(run, shown, start)
-    wall_seconds = time.perf_counter() - start
+        try:
+            while trainer.done < recipe.grpo.max_steps and not interruption.asked:
+                one_step(run, shown, start)
+        except (RewardError, TrainingError, SyncError):
+            # The failed step changed nothing or was whole. Other processes may not have failed: they cannot be asked
+            # to save with this one.
+            if run.accelerator.num_processes == 1:
+                save_state(run, shown, start, "Stopped by an error.")
+            raise
     if interruption.asked:
-        saved = save_checkpoint(trainer, directory.checkpoints, recipe.run.save_total_limit, wall_seconds)
-        shown.message(f"Interrupted. The state is in {saved}. Go on with: --output_dir {directory.path} --resume")
+        save_state(run, shown, start, "Interrupted.")
         return INTERRUPTED
     finish(run, shown, base, start)
     return 0
+
+
+def save_state(run: Run, shown: Progress, start: float, why: str) -> None:
+    """A checkpoint out of turn, and how to go on from it."""
+    settings, directory = run.recipe.run, run.directory
+    wall_seconds = time.perf_counter() - start
+    saved = save_checkpoint(run.trainer, directory.checkpoints, settings.save_total_limit, wall_seconds)
+    if run.accelerator.is_main_process:
+        again = f"{sys.argv[0]} --config {directory.config_yaml} --resume"
+        shown.message(f"{why} The state after step {run.trainer.done} is in {saved}. Go on with: {again}")
 
 
 def one_step(run: Run, shown: Progress, start: float) -> None:
@@ -173,6 +187,7 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
         return
     run.accelerator.unwrap_model(run.trainer.model).save_pretrained(directory.model, state_dict=state)
     run.tokenizer.save_pretrained(directory.model)
+    save_template(run.template, directory.model)
     metrics, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
     plot_curves(metrics, evaluations, directory.curves)
     if trained is None:

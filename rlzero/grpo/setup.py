@@ -16,6 +16,7 @@ from data.problem import Problem, ProblemSource
 from data.sources import load_source
 from data.templates import Template, get_template
 from rewards.registry import Reward, load_rewards, probe
+from rlzero.grpo.checkpoint import checkpoints
 from rlzero.grpo.config import ConfigError, Recipe
 from rlzero.grpo.problems import ProblemFeed
 from rlzero.grpo.scoring import Scorer
@@ -86,6 +87,11 @@ def set_up(recipe: Recipe) -> Run:
 
     directory = RunDirectory(recipe.run.output_dir)
     directory.check_usable(recipe.run.resume)
+    if recipe.run.resume and not checkpoints(directory.checkpoints):
+        raise ConfigError(
+            f"--resume goes on from a checkpoint, and the run in {str(directory.path)!r} has none (save_steps was "
+            f"{recipe.run.save_steps}, and it was not interrupted). Begin again in another --output_dir."
+        )
 
     accelerator = Accelerator(
         mixed_precision="bf16" if checked.bf16 else "no",

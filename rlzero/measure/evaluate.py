@@ -76,22 +76,12 @@ class EvalResult:
         """Probability that one of k samples is right, averaged over problems. k=1 is the accuracy."""
         if k == 1:
             return proportion(self.right)
-        return proportion([[pass_at_k(len(row), int(sum(row)), k)] for row in self.right])
+        values = [[pass_at_k(len(row), int(sum(row)), k)] for row in self.right]
+        return proportion(values, trials=self.sampling.n // k)
 
     def majority(self) -> Estimate:
         """maj@n: how often the most frequent answer of a problem is right."""
-        return proportion(
-            [
-                [
-                    majority_right(
-                        [s.answer for s in row],
-                        [s.right for s in row],
-                        verify if problem.scorer == "accuracy" else str.__eq__,
-                    )
-                ]
-                for problem, row in zip(self.problems, self.samples, strict=True)
-            ]
-        )
+        return self._majority
 
     def format(self) -> Estimate:
         """Share of completions written as the format reward asks."""
@@ -126,6 +116,21 @@ class EvalResult:
             "problems": len(self.problems),
             "samples": self.sampling.n,
         }
+
+    @cached_property
+    def _majority(self) -> Estimate:
+        return proportion(
+            [
+                [
+                    majority_right(
+                        [s.answer for s in row],
+                        [s.right for s in row],
+                        verify if problem.scorer == "accuracy" else str.__eq__,
+                    )
+                ]
+                for problem, row in zip(self.problems, self.samples, strict=True)
+            ]
+        )
 
     @property
     def _answered(self) -> list[tuple[Sample, ...]]:

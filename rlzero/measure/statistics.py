@@ -80,8 +80,10 @@ def clustered_stderr(samples: Sequence[Sequence[float]]) -> float:
     return sqrt(squares * groups / (groups - 1)) / total
 
 
-def proportion(samples: Sequence[Sequence[float]]) -> Estimate:
+def proportion(samples: Sequence[Sequence[float]], trials: int = 1) -> Estimate:
     """The mean of values in [0, 1], samples[problem][sample], with an interval that stays in [0, 1].
+
+    trials: independent trials that each value averages over; n // k for a pass@k from n samples.
 
     Wilson's interval at the effective number of samples p(1 − p) / stderr² (Dean and Pagano, 2015), with
     Student's quantile for the G problems. Where all values agree, stderr is 0 and says nothing: then the
@@ -95,7 +97,7 @@ def proportion(samples: Sequence[Sequence[float]]) -> Estimate:
     if groups < 2:
         return Estimate(value, stderr, 0.0, 1.0)
     spread = value * (1 - value)
-    effective = groups if spread <= 0 else total if stderr == 0 else min(spread / stderr**2, total)
+    effective = groups if spread <= 0 else total * trials if stderr == 0 else min(spread / stderr**2, total * trials)
     z2 = student_quantile(groups - 1) ** 2 / effective
     centre = (value + z2 / 2) / (1 + z2)
     half = sqrt(z2 * max(spread, 0.0) + z2 * z2 / 4) / (1 + z2)

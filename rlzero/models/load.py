@@ -63,9 +63,7 @@ def load_model(
     return model
 
 
-def model_skeleton(
-    path: str | Path, trust_remote_code: bool = False, revision: str | None = None
-) -> PreTrainedModel:
+def model_skeleton(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedModel:
     """The model in `path` without its weights (on the meta device): for an engine that loads them itself."""
     config = check_model(path, trust_remote_code, revision)
     import torch
@@ -109,9 +107,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_model(
-    path: str | Path, trust_remote_code: bool = False, revision: str | None = None
-) -> PretrainedConfig:
+def check_model(path: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> PretrainedConfig:
     """The configuration of the causal LM in `path`. Reads no weights, so it takes milliseconds.
 
     Raises ModelError for a missing folder, a folder that holds no model, and a model that is no causal LM.
@@ -125,9 +121,7 @@ def check_model(
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code, revision=revision or "main"
-        )
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision or "main")
     except Exception as error:  # as for tokenizers, many kinds
         raise ModelError(
             f"cannot read the configuration of model {str(path)!r}: {_first_line(error)} "
@@ -183,13 +177,10 @@ def _check_place(path: str | Path) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise ModelError(
-            f"model {str(path)!r} is a file, not a folder. Name the folder that save_pretrained wrote."
-        )
+        raise ModelError(f"model {str(path)!r} is a file, not a folder. Name the folder that save_pretrained wrote.")
     if not may_be_hub_id(path):
         raise ModelError(
-            f"model folder {str(path)!r} does not exist. "
-            "Check the path, or name a model of the hub as owner/name."
+            f"model folder {str(path)!r} does not exist. Check the path, or name a model of the hub as owner/name."
         )
 
 

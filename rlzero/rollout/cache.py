@@ -33,9 +33,7 @@ class RoomyLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         start, self.length = self.length, self.length + key_states.shape[-2]
         if self.length > self.keys.shape[-2]:
-            self.keys, self.values = (
-                _room_for(buffer, start, self.length) for buffer in (self.keys, self.values)
-            )
+            self.keys, self.values = (_room_for(buffer, start, self.length) for buffer in (self.keys, self.values))
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]

@@ -23,7 +23,7 @@ ENGINES = ("vllm", "builtin", "auto")
 def resolve_engine(kind: str) -> str:
     """`vllm` or `builtin`: what `auto` stands for here. ValueError for an unknown or uninstalled engine.
 
-    Imports nothing heavy, so that a wrong choice is told at once.
+    Does not import vllm, so that a wrong choice is told at once.
     """
     if kind not in ENGINES:
         raise ValueError(f"unknown rollout engine {kind!r}: choose one of {', '.join(ENGINES)}.")
@@ -50,14 +50,16 @@ def make_engine(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     gpu_memory_utilization: float = 0.3,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Engine:
     """An engine that samples from `model`'s weights as they are at `model_path`.
 
-    kind: `vllm`, `builtin`, or `auto` (vLLM where it imports). model: the unwrapped trainer model; the built-
-    in engine samples from it, vLLM is synced from it later. tokenizer: for its end-of-sequence id.
+    kind: `vllm`, `builtin`, or `auto` (vLLM where it imports). model: the unwrapped trainer model; the built-in engine
+    samples from it, vLLM loads `model_path` and is synced later. tokenizer: for its end-of-sequence id.
     max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at a time.
-    dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the
-    trainer.
+    dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the trainer.
+    A process has one vLLM engine at a time: `close` it before making another.
     """
     ends = eos_token_ids(tokenizer, model)
     if resolve_engine(kind) == "vllm":
@@ -75,6 +77,8 @@ def make_engine(
                     max_num_seqs=max_num_seqs,
                     gpu_memory_utilization=gpu_memory_utilization,
                     seed=seed,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
                 )
     from rlzero.rollout.builtin import BuiltinEngine
 
@@ -92,9 +96,7 @@ def _import_vllm_engine(required: bool) -> type[VLLMEngine] | None:
     try:
         from rlzero.rollout.vllm_engine import VLLMEngine
     except Exception as error:  # a broken installation fails in many ways
-        message = (
-            f"the package vllm is installed, but does not import beside torch {torch.__version__}: {error}."
-        )
+        message = f"the package vllm is installed, but does not import beside torch {torch.__version__}: {error}."
         if required:
             raise RuntimeError(f"{message} Reinstall the two together, or use --rollout builtin.") from error
         logging.getLogger(__name__).warning("%s Sampling with the built-in engine.", message)
@@ -103,17 +105,16 @@ def _import_vllm_engine(required: bool) -> type[VLLMEngine] | None:
 
 
 def eos_token_ids(tokenizer: Any, model: PreTrainedModel) -> list[int]:
-    """Ids that end a completion: the tokenizer's end-of-sequence and those of the model's generation config.
+    """Ids that end a completion: the tokenizer's end-of-sequence, and the model's own that are special tokens.
 
-    ValueError for a tokenizer without one.
+    A chat model has several in its generation config; in a model made from a default config they may mean
+    nothing. ValueError for a tokenizer without an end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "a completion ends with the tokenizer's end-of-sequence token, and this tokenizer has none. Set "
             "`eos_token` in its tokenizer_config.json."
         )
-    ids = {tokenizer.eos_token_id}
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if configured is not None:
-        ids |= {configured} if isinstance(configured, int) else set(configured)
-    return sorted(ids)
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
+    own = {configured} if isinstance(configured, int) else set(configured)
+    return sorted({tokenizer.eos_token_id} | (own & set(tokenizer.all_special_ids)))

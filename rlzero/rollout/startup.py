@@ -43,6 +43,23 @@ def process_left_as_found() -> Iterator[None]:
 
 
 @contextmanager
+def process_group_kept(enabled: bool = True) -> Iterator[None]:
+    """Keep torch's default process group, which accelerate needs: vLLM's shutdown destroys it with its own."""
+    destroy = torch.distributed.destroy_process_group
+
+    def destroy_named(group=None) -> None:
+        if group is not None:
+            destroy(group)
+
+    if enabled:
+        torch.distributed.destroy_process_group = destroy_named
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = destroy
+
+
+@contextmanager
 def chatter_kept_back(enabled: bool = True) -> Iterator[None]:
     """Hold back what the block writes to stdout and stderr, native code too; show it if it raises."""
     if not enabled:

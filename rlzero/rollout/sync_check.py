@@ -47,9 +47,7 @@ def check_sync(
     cut = [list(sequence[:longest]) for sequence in sequences]
     cut = [sequence for sequence in cut if len(sequence) > 1]
     if not cut:
-        raise ValueError(
-            "the sync check needs a sequence of at least two tokens, got none: pass sampled completions."
-        )
+        raise ValueError("the sync check needs a sequence of at least two tokens, got none: pass sampled completions.")
     by_engine = np.concatenate(engine.score(cut))
     by_model = np.concatenate(token_logprobs(model, cut, autocast_dtype=autocast_dtype))
     differences = np.abs(by_engine.astype(np.float64) - by_model)

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig, PretrainedConfig
 
 from data.problem import Problem
 from rlzero.rollout.checkpoint_weights import CheckpointWeights
 from rlzero.rollout.request import check_request
 from rlzero.rollout.sampling import row_keys
+from rlzero.rollout.startup import process_group_kept
 from rlzero.rollout.types import Group, Rollout, Sampling
+from rlzero.rollout.vllm_cpu_options import cpu_options
 
 # Read by vLLM when it is imported: the engine lives in this process (its weights are handed over by
 # reference), and says what goes wrong (its warnings, one a weight sync, are about what is done here on
@@ -31,7 +34,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead  # noqa: E402
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BACKEND = "rlzero_in_process"
-_CPU_BLOCK = 128  # tokens in a block of vLLM's key-value cache on CPU
-_CPU_KV_BYTES_MOST = 1 << 30
 
 
 class VLLMEngine:
@@ -61,6 +62,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
+    _open: VLLMEngine | None = None
 
     def __init__(
         self,
@@ -72,11 +74,20 @@ class VLLMEngine:
         max_num_seqs: int = 256,
         gpu_memory_utilization: float = 0.5,
         seed: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
+        if VLLMEngine._open is not None:
+            raise RuntimeError(
+                "vLLM keeps its parallel state in module globals, so a process has one vLLM engine at a time, and "
+                "another is open. Call its close() first, or use the built-in engine for one of the two."
+            )
+        config = AutoConfig.from_pretrained(model_path, revision=revision, trust_remote_code=trust_remote_code)
         self.max_model_len = max_model_len
         self.version = 0
         self._eos_token_ids = sorted(set(eos_token_ids))
         self._weights: tuple[PreTrainedModel, CheckpointWeights] | None = None
+        self._found_process_group = torch.distributed.is_initialized()
         self._llm: LLM | None = LLM(
             model_path,
             skip_tokenizer_init=True,
@@ -89,18 +100,21 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
             seed=seed,
-            **_platform_options(model_path, dtype, max_model_len, max_num_seqs, gpu_memory_utilization),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **_platform_options(config, dtype, max_model_len, max_num_seqs, gpu_memory_utilization),
         )
         self._llm.init_weight_transfer_engine({"init_info": {}})
+        VLLMEngine._open = self
         self._vocab_size = self._llm.llm_engine.model_config.get_vocab_size()
 
     def generate(
         self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Group]:
         """One group of `sampling.n` rollouts per problem, in the order of the problems."""
-        check_request(
-            problems, prompt_ids, sampling, max_model_len=self.max_model_len, vocab_size=self._vocab_size
-        )
+        check_request(problems, prompt_ids, sampling, max_model_len=self.max_model_len, vocab_size=self._vocab_size)
+        if not problems:
+            return []
         rows = [(prompt, sample) for prompt in range(len(problems)) for sample in range(sampling.n)]
         positions, samples = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
         keys = row_keys(sampling.seed, positions + sampling.first_position, samples)
@@ -115,8 +129,7 @@ class VLLMEngine:
             for (prompt, _), output in zip(rows, outputs, strict=True)
         ]
         return [
-            Group(problem, tuple(rollouts[i * sampling.n : (i + 1) * sampling.n]))
-            for i, problem in enumerate(problems)
+            Group(problem, tuple(rollouts[i * sampling.n : (i + 1) * sampling.n])) for i, problem in enumerate(problems)
         ]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -135,9 +148,7 @@ class VLLMEngine:
             np.array(
                 [
                     position[token].logprob
-                    for position, token in zip(
-                        output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True
-                    )
+                    for position, token in zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True)
                 ],
                 dtype=np.float32,
             )
@@ -161,8 +172,10 @@ class VLLMEngine:
         llm, self._llm, self._weights = self._llm, None, None
         if llm is None:
             return
-        llm.llm_engine.engine_core.shutdown()
+        with process_group_kept(self._found_process_group):
+            llm.llm_engine.engine_core.shutdown()
         del llm
+        VLLMEngine._open = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -173,9 +186,7 @@ class VLLMEngine:
             raise RuntimeError("this vLLM engine is closed: make a new one with make_engine.")
         return self._llm
 
-    def _run(
-        self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]
-    ) -> list[RequestOutput]:
+    def _run(self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[RequestOutput]:
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         # It draws from torch's global generator even where each request has its own.
         with torch.random.fork_rng(devices=[]):
@@ -238,7 +249,7 @@ class InProcessWeightTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
         # CPU kernels compute from packed copies, and a reload leaves two kinds of them as they were; nothing
         # says so, and log-probabilities are wrong by tenths of a nat: fused experts, packed at the first load
         # only, and an output layer tied to the embedding, for which the checkpoint has no weight of its own.
-        tied = self.model_config.hf_text_config.tie_word_embeddings
+        tied = getattr(self.model_config.hf_text_config, "tie_word_embeddings", False)
         for module in self.model.modules():
             kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
             if hasattr(module, "w13_weight") and kernel is not None:
@@ -265,49 +276,16 @@ def _rollout(problem: Problem, prompt_ids: np.ndarray, completion) -> Rollout:
 
 
 def _platform_options(
-    model_path: str, dtype: str, max_model_len: int, max_num_seqs: int, gpu_memory_utilization: float
+    config: PretrainedConfig, dtype: str, max_model_len: int, max_num_seqs: int, gpu_memory_utilization: float
 ) -> dict[str, Any]:
     """Options that differ between CPU and GPU, and between one process and several."""
     options: dict[str, Any] = {}
     if current_platform.is_cpu():
         options["enforce_eager"] = True
-        options |= _cpu_options(model_path, dtype, max_model_len, max_num_seqs)
+        options |= cpu_options(config, dtype, max_model_len, max_num_seqs)
     else:
         options["gpu_memory_utilization"] = gpu_memory_utilization
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Each process of `accelerate launch` keeps an engine of its own.
         options["distributed_executor_backend"] = "external_launcher"
-    return options
-
-
-def _cpu_options(model_path: str, dtype: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
-    """Key-value cache no larger than the sequences need, and what latent attention (MLA) needs."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_path).get_text_config()
-    options: dict[str, Any] = {
-        # This version cannot rewind a seeded request's generator on CPU after a chunk of its prompt, and
-        # dies.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(4096, max_model_len, max_num_seqs),
-    }
-    rank, rope = getattr(config, "kv_lora_rank", None), getattr(config, "qk_rope_head_dim", 0)
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    if rank:
-        # This version's CPU rotary embedding is wrong for MLA's three-dimensional queries.
-        options["compilation_config"] = {"custom_ops": ["none"]}
-        # The decode kernel knows few sizes; others run as plain attention.
-        known = (rank, rope) == (512, 64) or (torch.cpu._is_amx_tile_supported() and rank + rope == 320)
-        os.environ["VLLM_MLA_DISABLE"] = "0" if known else "1"
-        width = rank + rope if known else heads * 2 * max(config.qk_nope_head_dim + rope, config.v_head_dim)
-    else:
-        width = 2 * head_dim * (getattr(config, "num_key_value_heads", None) or heads)
-    itemsize = 4 if dtype == "float32" or (dtype == "auto" and config.dtype == torch.float32) else 2
-    block_bytes = config.num_hidden_layers * width * itemsize * _CPU_BLOCK
-    blocks_a_sequence = -(-max_model_len // _CPU_BLOCK)
-    wanted = block_bytes * blocks_a_sequence * max_num_seqs
-    # vLLM waits with sequences that do not fit, but one must; two blocks are its own.
-    least = block_bytes * (blocks_a_sequence + 2)
-    options["kv_cache_memory_bytes"] = max(min(wanted, _CPU_KV_BYTES_MOST), least)
     return options

@@ -23,7 +23,7 @@ def save_tiny_model(folder: Path, positions: int = 1024, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(characters),
-        hidden_size=32,
+        hidden_size=64,  # heads of 32: vLLM's attention on CPU knows no smaller ones
         intermediate_size=64,
         num_hidden_layers=1,
         num_attention_heads=2,

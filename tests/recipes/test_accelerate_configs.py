@@ -75,7 +75,5 @@ def test_cpu_file_starts_one_process_on_the_cpu(tmp_path):
         "print(a.num_processes, a.device.type, a.mixed_precision)\n"
     )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "cpu.yaml")]
-    done = subprocess.run(
-        [*command, str(script)], capture_output=True, text=True, check=True, env={**os.environ}
-    )
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.split() == ["1", "cpu", "no"]

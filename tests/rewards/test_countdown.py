@@ -18,9 +18,7 @@ def reward(answer, target=24, numbers=(4, 6, 8, 8)):
     return countdown([""], [f"<think>try</think><answer>{answer}</answer>"], [target], [numbers])[0]
 
 
-@pytest.mark.parametrize(
-    "answer", ["4*6+8-8", "(4 × 6) + 8 − 8", "4*6+8-8 = 24", r"4 \times 6 + 8 - 8", "6*(8-4)*8/8"]
-)
+@pytest.mark.parametrize("answer", ["4*6+8-8", "(4 × 6) + 8 − 8", "4*6+8-8 = 24", r"4 \times 6 + 8 - 8", "6*(8-4)*8/8"])
 def test_expression_of_the_given_numbers_that_reaches_the_target_earns_one(answer):
     numbers = [int(n) for n in (6, 8, 4, 8, 8)] if answer.startswith("6*(") else (4, 6, 8, 8)
     assert reward(answer, numbers=numbers) == 1.0

@@ -51,9 +51,7 @@ def test_trl_reward_runs_unchanged():
 
 def test_trl_maker_of_rewards_takes_parameters_in_the_spec():
     pytest.importorskip("trl")
-    reward = load_reward(
-        "trl.rewards.get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)"
-    )
+    reward = load_reward("trl.rewards.get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)")
     assert score([reward], ["p"], ["c"], {}, [[1] * 90]) == {"get_soft_overlong_punishment": [-0.5]}
 
 
@@ -81,9 +79,7 @@ def test_async_reward_is_awaited(tmp_path):
 
 
 def test_solution_column_of_trl_is_the_gold_answer_as_latex(tmp_path):
-    path = write(
-        tmp_path, "def f(completions, solution, **columns):\n    return [float(s == '$2$') for s in solution]"
-    )
+    path = write(tmp_path, "def f(completions, solution, **columns):\n    return [float(s == '$2$') for s in solution]")
     assert score([load_reward(f"{path}:f")], *BATCH) == {"f": [1.0] * 3}
 
 
@@ -183,9 +179,7 @@ def test_probe_reports_the_fault_of_a_plain_reward_not_of_the_second_try(tmp_pat
 
 
 def test_probe_reports_the_real_fault_of_a_conversational_reward(tmp_path):
-    path = write(
-        tmp_path, "def f(completions, **columns):\n    return [1 / 0 for c in completions if c[0]['content']]"
-    )
+    path = write(tmp_path, "def f(completions, **columns):\n    return [1 / 0 for c in completions if c[0]['content']]")
     with pytest.raises(RewardError, match="ZeroDivisionError"):
         probe(load_reward(f"{path}:f"), ["q"], [GOOD], {"answer": ["2"]})
 
@@ -232,7 +226,5 @@ def test_registry_imports_nothing_heavy():
         "import sys, rewards.registry, rewards.accuracy\n"
         "print([name for name in ('torch', 'numpy', 'sympy', 'trl') if name in sys.modules])"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

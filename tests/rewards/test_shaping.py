@@ -39,9 +39,7 @@ def test_overlong_equals_trls():
 
 
 def test_overlong_without_its_limits_says_how_to_give_them():
-    with pytest.raises(
-        RewardError, match=r"needs 'max_completion_length'.*overlong\(max_completion_length=…\)"
-    ):
+    with pytest.raises(RewardError, match=r"needs 'max_completion_length'.*overlong\(max_completion_length=…\)"):
         score([load_reward("overlong")], ["q"], ["a"], {}, [[1]])
     with pytest.raises(RewardError, match="0 < cache <= max_completion_length"):
         overlong([[1]], max_completion_length=10, cache=0)
@@ -206,7 +204,9 @@ def test_consistency_is_a_share_for_any_text(text, language):
         ("<think>a", "a", ""),
         ("a</think> 42", "a", "42"),  # the prompt opened the thought
         ("plain", "plain", "plain"),
-        ("<think>a</think><answer>42", "a", "42"),
+        ("<think>a</think><answer>42", "a", ""),
+        ("<think>a</think></answer>42<answer>", "a", ""),
+        (GOOD + "<answer>43</answer>", "a", ""),
     ],
 )
 def test_a_turn_is_a_thought_and_a_response(turn, inside, visible):

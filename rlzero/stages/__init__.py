@@ -1,0 +1,1 @@
+"""The stages of R1 beside reinforcement learning."""
