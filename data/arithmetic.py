@@ -126,6 +126,4 @@ class Arithmetic:
             prompt=self.phrasing.format(expression=shown),
             answer=str(chain.value),
             columns={"expression": chain.text},
-            # An expression that equals the value, the question itself first of all, is no answer.
-            scorer="number",
         )

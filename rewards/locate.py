@@ -19,7 +19,6 @@ from typing import Any
 # Name in a configuration -> where the function is. Imported when asked for.
 SHIPPED = {
     "accuracy": "rewards.accuracy:accuracy",
-    "number": "rewards.number:number",
     "format": "rewards.format:format",
     "format_graded": "rewards.format:format_graded",
     "tag_count": "rewards.tag_count:tag_count",

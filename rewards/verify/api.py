@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from time import monotonic, perf_counter
 
 from . import pool
-from .answer import Answer, Group, Matrix, Named, Reading, read, read_gold, show_answer
+from .answer import Answer, Group, Matrix, Named, show_answer
 from .compare import Comparison, Result
+from .reader import Reading, read, read_gold
 from .tree import MAX_CHARS, Node, VerifyError
 from .words import Words
 
@@ -132,7 +133,11 @@ def _check_types(gold: object, answer: object) -> None:
         if not isinstance(value, str):
             raise TypeError(
                 f"{name} must be a str, got {type(value).__name__}: "
-                + ("a completion without an answer (extract_answer gave None) is wrong." if value is None else "pass text.")
+                + (
+                    "a completion without an answer (extract_answer gave None) is wrong."
+                    if value is None
+                    else "pass text."
+                )
             )
 
 

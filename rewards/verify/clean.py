@@ -57,9 +57,13 @@ _SUB_RUN = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _OVERLINED = re.compile(r"((?:\d\u0305)+)")
 _CJK = re.compile(r"[\u3400-\u9fff]")
 # "所以最大值为 42": prose up to 是, 为, 等于, 得 or a colon. A negation or an alternative before it is not prose.
-_CJK_PREFIX = re.compile(r"^[^0-9\\$=<>({\[]{0,60}?(?:等于|答案|结果|[是为:得答解故])\s*[:是为]?\s*(?=[^\u3400-\u9fff\s:])")
+_CJK_PREFIX = re.compile(
+    r"^[^0-9\\$=<>({\[]{0,60}?(?:等于|答案|结果|[是为:得答解故])\s*[:是为]?\s*(?=[^\u3400-\u9fff\s:])"
+)
 _CJK_RUN = re.compile(r"^(?=.{0,60}?[\u3400-\u9fff])[^0-9A-Za-z\\$({\[<>=|+\-.]{1,60}(?=[^\u3400-\u9fff])")
-_CJK_REFUSED = re.compile(r"[不非没无未或约负超除]|可能|大概|也许|左右|至少|至多|大于|小于|多于|少于|以上|以下|最多|最少")
+_CJK_REFUSED = re.compile(
+    r"[不非没无未或约负超除]|可能|大概|也许|左右|至少|至多|大于|小于|多于|少于|以上|以下|最多|最少"
+)
 
 _WRAPPERS = re.compile(
     r"""^(?:
@@ -123,7 +127,7 @@ def clean(text: str) -> str:
         text = _without_chinese_prose(text)
     if text[:1].isalpha():
         shorter = _PROSE.sub("", text)
-        if shorter and shorter != text and not shorter[:1] in "=<>)]},":
+        if shorter and shorter != text and shorter[:1] not in "=<>)]},":
             text = _unwrapped(shorter)
     return text
 

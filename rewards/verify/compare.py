@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from . import numeric
 from .algebra import ONE, Rat, Value, Work, equal, independent, mul
-from .answer import Answer, Group, Matrix, Named, Ratio, Reading, Region, Relation, Scalar, as_region
+from .answer import Answer, Group, Matrix, Named, Ratio, Region, Relation, Scalar, as_region
 from .evaluate import Evaluator
 from .functions import PI
+from .reader import Reading
 from .regions import equal_regions
 from .tree import Node, Num, Op, VerifyError
 from .units import named
@@ -355,5 +356,3 @@ def _proportional(a: Value, b: Value, signed: bool) -> Result:
     if signed and ratio < 0:
         return Result(False, "relation")
     return Result(all(c == ratio * q[m] for m, c in p.items()), "relation")
-
-

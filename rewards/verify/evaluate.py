@@ -10,8 +10,8 @@ from . import numeric
 from .algebra import ONE, Rat, Value, Work, add, generator, inverse, mul, show
 from .tree import MAX_BITS, MAX_SUM_TERMS, Node, Num, Op, ParseError, Sym, TooLarge, Undefined
 
-_TRIGONOMETRIC = frozenset("sin cos tan cot sec csc sinh cosh tanh coth".split())
-_INVERSE = frozenset("arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh".split())
+_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"])
+_INVERSE = frozenset(["arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh"])
 _SETS_OF_NUMBERS = frozenset(("emptyset",))
 
 

@@ -11,8 +11,25 @@ from fractions import Fraction
 from math import comb, factorial
 
 from .algebra import (
-    ONE, Atom, Exact, Monomial, Poly, Rat, Value, Work, add, content, generator, int_power, inverse, lower,
-    mul, reduce_monomial, show, show_poly, simplest,
+    ONE,
+    Atom,
+    Exact,
+    Monomial,
+    Poly,
+    Rat,
+    Value,
+    Work,
+    add,
+    content,
+    generator,
+    int_power,
+    inverse,
+    lower,
+    mul,
+    reduce_monomial,
+    show,
+    show_poly,
+    simplest,
 )  # fmt: skip
 from .tree import MAX_FACTORIAL, TooLarge, Undefined
 
@@ -295,7 +312,9 @@ def _inverse_table() -> dict[str, dict[str, Fraction]]:
     half3, half2 = mul(surd(3, _HALF), _HALF, work), surd(2, -_HALF)
     tangents = {1: Fraction(1, 4), surd(3, _HALF): Fraction(1, 3), surd(3, -_HALF): Fraction(1, 6)}
     sines = {1: Fraction(1, 2), _HALF: Fraction(1, 6), half2: Fraction(1, 4), half3: Fraction(1, 3)}
-    table = {name: {show(v): q for v, q in values.items()} for name, values in (("arcsin", sines), ("arctan", tangents))}
+    table = {
+        name: {show(v): q for v, q in values.items()} for name, values in (("arcsin", sines), ("arctan", tangents))
+    }
     two = add(2, surd(3, _HALF), work), add(2, surd(3, _HALF), work, -1)
     table["arctan"] |= {show(two[0]): Fraction(5, 12), show(two[1]): Fraction(1, 12)}
     return table
@@ -394,5 +413,3 @@ def modulus(x: Rat, work: Work) -> Value | None:
         (imaginary if len(rest) < len(mono) else real)[rest] = coef
     squares = add(int_power(lower(real), 2, work), int_power(lower(imaginary), 2, work), work)
     return _fractional_power(squares, _HALF, work)
-
-

@@ -117,7 +117,11 @@ def _value(node: Node, point: int | None, log10: bool, bound: dict):
         case "abs":
             return abs(first)
         case "root":
-            return _power(first, 1 / second, None) if complex(first).imag or complex(first).real >= 0 else _odd(first, second)
+            return (
+                _power(first, 1 / second, None)
+                if complex(first).imag or complex(first).real >= 0
+                else _odd(first, second)
+            )
         case "cbrt":
             return _odd(first, 3)
         case "cis":

@@ -107,7 +107,11 @@ class Parser:
             if kind == "o":
                 binding = _INFIX.get(self.value)
                 if binding is None:
-                    if (self.value in _OPENING or self.value.startswith("begin ")) and power < _PRODUCT and not (self.value == "|" and self.bars):
+                    if (
+                        (self.value in _OPENING or self.value.startswith("begin "))
+                        and power < _PRODUCT
+                        and not (self.value == "|" and self.bars)
+                    ):
                         if self.value == "|" and self.builder:
                             break
                         left = self.implicit(left)
@@ -398,7 +402,9 @@ class Parser:
     def unit(self, node: Node) -> Node:
         """The rest of an item as its unit: cm, cm^2, m/s, square feet, km per hour, a noun."""
         words: list[str] = []
-        while self.kind in "wts" or (self.kind == "o" and self.value in ("^", "/", "*", "$", "in", "cent", "eur", "gbp")):
+        while self.kind in "wts" or (
+            self.kind == "o" and self.value in ("^", "/", "*", "$", "in", "cent", "eur", "gbp")
+        ):
             if self.kind == "o" and self.value == "^":
                 words.append("^" + self.unit_exponent())
                 continue

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from . import numeric
 from .algebra import ONE, Rat, Value, add, equal, inverse, mul, show
 from .evaluate import Evaluator
-from .tree import Node, Op, ParseError, Sym
+from .tree import Node, ParseError, Sym
 
 
 class End(NamedTuple):
@@ -40,7 +40,9 @@ def same(a: End, b: End) -> bool:
     return abs(a.place - b.place) <= 1e-6 * max(1.0, abs(a.place)) and equal(a.value, b.value)
 
 
-def from_brackets(low: Node, high: Node, low_closed: bool, high_closed: bool, evaluator: Evaluator) -> tuple[Interval, ...]:
+def from_brackets(
+    low: Node, high: Node, low_closed: bool, high_closed: bool, evaluator: Evaluator
+) -> tuple[Interval, ...]:
     """ParseError where the ends are no real numbers or stand in the wrong order."""
     a, b = end(low, evaluator), end(high, evaluator)
     if same(a, b):
@@ -131,7 +133,9 @@ def union(a: tuple[Interval, ...], b: tuple[Interval, ...]) -> tuple[Interval, .
         if merged:
             last = merged[-1]
             touching = same(last.high, item.low)
-            if (touching and (last.high_closed or item.low_closed)) or (not touching and item.low.place < last.high.place):
+            if (touching and (last.high_closed or item.low_closed)) or (
+                not touching and item.low.place < last.high.place
+            ):
                 merged[-1] = _join(last, item)
                 continue
         merged.append(item)
@@ -197,5 +201,3 @@ def show_region(parts: tuple[Interval, ...]) -> str:
         else:
             shown.append(f"{'[' if p.low_closed else '('}{low}, {high}{']' if p.high_closed else ')'}")
     return " ∪ ".join(shown)
-
-

@@ -30,9 +30,57 @@ FUNCTIONS = {
 _LATEX_ONLY = {"th", "sh", "ch", "frac", "dfrac", "tfrac", "cfrac", "sfrac", "surd", "sum", "prod", "Re", "Im", "det"}
 _PLAIN_FUNCTIONS = {name: head for name, head in FUNCTIONS.items() if name not in _LATEX_ONLY}
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma "
-    "varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
-    "ell hbar partial nabla aleph angle triangle mho odot prime star".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "varrho",
+        "sigma",
+        "varsigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Upsilon",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+        "partial",
+        "nabla",
+        "aleph",
+        "angle",
+        "triangle",
+        "mho",
+        "odot",
+        "prime",
+        "star",
+    ]
 )
 _SAME_LETTER = {"varepsilon": "epsilon", "vartheta": "theta", "varrho": "rho", "varphi": "phi", "varsigma": "sigma"}
 _COMMANDS = {
@@ -52,11 +100,39 @@ _COMMANDS = {
 }  # fmt: skip
 _CONSTANTS = {"infty": "inf", "pi": "pi", "emptyset": "emptyset", "varnothing": "emptyset", "imath": "i"}
 _TEXT_COMMANDS = frozenset(
-    "text textbf textit textrm textsf texttt mathrm mathsf mathit mathbf mbox hbox operatorname textnormal bm "
-    "boldsymbol pmb rm emph mathcal mathscr mathfrak unit si".split()
+    [
+        "text",
+        "textbf",
+        "textit",
+        "textrm",
+        "textsf",
+        "texttt",
+        "mathrm",
+        "mathsf",
+        "mathit",
+        "mathbf",
+        "mbox",
+        "hbox",
+        "operatorname",
+        "textnormal",
+        "bm",
+        "boldsymbol",
+        "pmb",
+        "rm",
+        "emph",
+        "mathcal",
+        "mathscr",
+        "mathfrak",
+        "unit",
+        "si",
+    ]
 )
-_DECORATIONS = frozenset("overline bar vec hat tilde widehat dot ddot overrightarrow mathring widetilde".split())
-_SPACING = frozenset("quad qquad thinspace enspace space hspace displaystyle textstyle allowbreak nobreak".split())
+_DECORATIONS = frozenset(
+    ["overline", "bar", "vec", "hat", "tilde", "widehat", "dot", "ddot", "overrightarrow", "mathring", "widetilde"]
+)
+_SPACING = frozenset(
+    ["quad", "qquad", "thinspace", "enspace", "space", "hspace", "displaystyle", "textstyle", "allowbreak", "nobreak"]
+)
 WORDS = {
     "pi": ("s", "pi"), "infinity": ("s", "inf"), "inf": ("s", "inf"), "oo": ("s", "inf"), "and": ("o", "and"),
     "or": ("o", "or"), "union": ("o", "cup"), "equals": ("o", "="), "mod": ("o", "mod"), "in": ("o", "in"), "intersect": ("o", "cap"),
@@ -116,7 +192,12 @@ def tokenize(text: str) -> list[Token]:
         if kind == "n":
             if len(value) > MAX_DIGITS:
                 raise TooLarge(f"a number of {len(value)} digits, more than {MAX_DIGITS}")
-            if "," in value and "{" not in value and "\\" not in value and not _is_grouped(text, start, position, depth):
+            if (
+                "," in value
+                and "{" not in value
+                and "\\" not in value
+                and not _is_grouped(text, start, position, depth)
+            ):
                 value = value[: value.index(",")]
                 position = start + len(value)
             append(("n", value, spaced))

@@ -16,11 +16,29 @@ class Words(NamedTuple):
     text: str
 
 
-_UNITS_BELOW_20 = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen".split()
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS_BELOW_20 = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = {
     **{word: n for n, word in enumerate(_UNITS_BELOW_20)},
     **{word: 10 * (n + 2) for n, word in enumerate(_TENS)},
@@ -48,9 +66,7 @@ SYNONYMS = {
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|bm|emph)\s*(?=\{)")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?\s?m\.?", re.I)
 _UNIT_WORDS = re.compile(r"\^\{?-?\d+\}?|[^\s/*·^]+|[/*·^]")
-_CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|选项|选)\s*[:：]?\s*)?[(\[]?\s*([A-Ja-j])\s*[)\].:,]?", re.I
-)
+_CHOICE = re.compile(r"(?:(?:option|choice|answer|选项|选)\s*[:：]?\s*)?[(\[]?\s*([A-Ja-j])\s*[)\].:,]?", re.I)
 _CHOICE_WITH_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([A-J])\)|([A-J])[).:])\s*\S.*", re.S)
 
 

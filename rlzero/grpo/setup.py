@@ -112,6 +112,8 @@ def set_up(recipe: Recipe) -> Run:
         dtype=torch.bfloat16 if checked.bf16 else model.dtype,
         seed=recipe.run.seed,
         gpu_memory_utilization=recipe.rollout.vllm_gpu_memory_utilization,
+        revision=revision,
+        trust_remote_code=trusted,
     )
     feed = ProblemFeed(
         source, checked.template, tokenizer, recipe.run.seed, recipe.grpo.prompts_per_step,
