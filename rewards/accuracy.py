@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rewards import extract_answer, verify
+from rewards import extract_answer, verify_many
 
 _PLAIN_NUMBER = re.compile(r"\s*[-−+]?\$?\d[\d,]*(\.\d+)?\s*")
 # Between two numbers. Not in scientific notation, 3.2 × 10^5.
@@ -23,15 +23,24 @@ def accuracy(
     is the reward's own: where a number is asked, a calculation that still has to be done is no answer. `12 +
     30` equals 42, and a model that is paid for it learns to copy the question.
     """
+    offers = [extract_answer(completion) for completion in completions]
+    # Together, because the few that need sympy are then worked on side by side.
+    equal = iter(verify_many(_pairs(answer, offers)))
+    values: list[float | None] = []
+    for prompt, gold, offered in zip(prompts, answer, offers, strict=True):
+        if gold is None:
+            values.append(None)
+        elif offered is None:
+            values.append(0.0)
+        else:
+            values.append(float(next(equal) and not is_unfinished(prompt, gold, offered)))
+    return values
+
+
+def _pairs(golds: list[str | None], offers: list[str | None]) -> list[tuple[str, str]]:
     return [
-        None if gold is None else float(_is_right(prompt, gold, completion))
-        for prompt, gold, completion in zip(prompts, answer, completions, strict=True)
+        (gold, offered) for gold, offered in zip(golds, offers, strict=True) if gold is not None and offered is not None
     ]
-
-
-def _is_right(prompt: str, gold: str, completion: str) -> bool:
-    offered = extract_answer(completion)
-    return offered is not None and verify(gold, offered) and not is_unfinished(prompt, gold, offered)
 
 
 def is_unfinished(prompt: str, gold: str, offered: str) -> bool:

@@ -13,31 +13,21 @@ import functools
 import inspect
 import json
 import math
-import os
-import pickle
-import resource
-import select
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rewards.audit_corpus import SAMPLES, Sample, answer_hacks, form_hacks, hostile, turn
+from rewards.in_child import Died, in_child
 from rewards.registry import Reward, RewardError, load_reward, probe, score
 
 _LOAD_SECONDS = 120.0  # a dotted name may import torch
 _TOLERANCE = 0.1  # of the difference between a right and a wrong answer: rewards may also look at length
-_MEMORY_BYTES = 4 << 30  # beyond what the process has when a probe starts
 
 
 class AuditError(Exception):
     """The target cannot be audited; the message says why."""
-
-
-class Died(Exception):
-    """A child process did not answer: it ran past its deadline, or ended without a result."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +85,33 @@ def audit(target: str, seconds: float = 10.0, columns: Mapping[str, Any] | None 
         reward = load_reward(target)
     except (RewardError, Died) as error:
         raise AuditError(str(error)) from error
-    reward, sample, right, wrong = _applicable(reward, columns or {}, seconds)
+    try:
+        reward, sample, right, wrong = _applicable(reward, columns or {}, seconds)
+    except (RewardError, Died) as error:
+        # Not even an ordinary answer is scored: there is nothing to compare anything with.
+        faults = {"an answer in good form": str(error)}
+        return Report(target, "any", 1, math.nan, math.nan, math.nan, math.nan, faults)
     values = [right, wrong]
-    faults: dict[str, str] = {}
+    faults = {}
     paid: dict[str, float] = {}
     probes = {"two in a batch": [turn(sample.right), turn(sample.wrong)], "seven in a batch": [turn("7")] * 7}
     probes |= {name: [turn(sample.right), text] for name, text in hostile().items()}
-    for name, completions in probes.items():
-        try:
-            values += _values(reward, sample, completions, seconds)
-        except (RewardError, Died) as error:
-            faults[name] = str(error)
+    for name, found in _each(reward, sample, probes, seconds).items():
+        if isinstance(found, str):
+            faults[name] = found
+        else:
+            values += found
     hacks = _applicable_hacks(reward, sample, right, wrong, seconds)
     # A reward that judges the answer must not pay clearly more for a hack than for a wrong answer in good
     # form; one that judges the form alone must not pay for a hack what it pays for good form.
     bound = wrong + _TOLERANCE * (right - wrong) if right > wrong else math.nextafter(right, -math.inf)
-    for name, text in hacks.items():
-        try:
-            value = _values(reward, sample, [text], seconds)[0]
-        except (RewardError, Died) as error:
-            faults[name] = str(error)
+    for name, found in _each(reward, sample, {name: [text] for name, text in hacks.items()}, seconds).items():
+        if isinstance(found, str):
+            faults[name] = found
             continue
-        values.append(value)
-        if not math.isnan(value) and value > bound:
-            paid[name] = value
+        values += found
+        if not math.isnan(found[0]) and found[0] > bound:
+            paid[name] = found[0]
     if right < wrong:
         paid["a wrong answer"] = wrong
     known = [value for value in values if not math.isnan(value)]
@@ -137,7 +130,7 @@ def render(report: Report) -> str:
         *(f"    PAYS {value:g} for {name}" for name, value in report.paid.items()),
         "PASS" if report.passed else "FAIL",
     ]
-    if not report.hacks:
+    if not report.hacks and report.probes > 1:
         lines.insert(-1, "    (good form and a right answer earn no more than nothing, so no hack applies)")
     return "\n".join(lines)
 
@@ -152,9 +145,13 @@ def _column(text: str) -> tuple[str, Any]:
 
 
 def _applicable(reward: Reward, columns: Mapping[str, Any], seconds: float) -> tuple[Reward, Sample, float, float]:
-    """The sample problem on which a right answer earns more than a wrong one, else the first that applies."""
+    """The sample problem on which a right answer earns more than a wrong one, else the first that applies.
+
+    Raises AuditError where none applies, and what the reward raised where it fails on those that do.
+    """
     reasons = []
     usable = []
+    failed: RewardError | Died | None = None
     for sample in SAMPLES:
         sample = replace(sample, columns={**sample.columns, **columns})
         required = {
@@ -174,7 +171,7 @@ def _applicable(reward: Reward, columns: Mapping[str, Any], seconds: float) -> t
             found = Reward(reward.name, reward.function, messages=messages)
             right, wrong = _values(found, sample, [turn(sample.right), turn(sample.wrong)], seconds)
         except (RewardError, Died) as error:
-            reasons.append(str(error))
+            failed = failed or error
             continue
         if not math.isnan(right) and not math.isnan(wrong):
             usable.append((found, sample, right, wrong))
@@ -182,6 +179,8 @@ def _applicable(reward: Reward, columns: Mapping[str, Any], seconds: float) -> t
                 return usable[-1]
         else:
             reasons.append("it returns None for an answer in good form")
+    if failed and not usable:
+        raise failed
     if not usable:
         raise AuditError(f"{reward.name} cannot be applied to any sample problem: {reasons[0]}")
     return usable[0]
@@ -201,80 +200,38 @@ def _applicable_hacks(reward: Reward, sample: Sample, right: float, wrong: float
     return {}
 
 
+def _each(
+    reward: Reward, sample: Sample, probes: Mapping[str, list[str]], seconds: float
+) -> dict[str, list[float] | str]:
+    """The values of each probe, or what went wrong."""
+    with contextlib.suppress(RewardError, Died):
+        # Nearly always nothing goes wrong, and one process is enough.
+        together = in_child(lambda: [_twice(reward, sample, batch) for batch in probes.values()], 2 * seconds)
+        return dict(zip(probes, together, strict=True))
+    found: dict[str, list[float] | str] = {}
+    for name, batch in probes.items():
+        try:
+            found[name] = _values(reward, sample, batch, seconds)
+        except (RewardError, Died) as error:
+            found[name] = str(error)
+    return found
+
+
 def _values(reward: Reward, sample: Sample, completions: list[str], seconds: float) -> list[float]:
-    """The values of a batch, NaN for None. Called twice, in a process of its own. Raises RewardError, Died."""
-
-    def twice() -> list[float | None]:
-        columns = {key: [value] * len(completions) for key, value in sample.columns.items()}
-        before = copy.deepcopy(columns)
-        ids = [list(text.encode(errors="surrogatepass")[:4096]) for text in completions]
-        prompts = [sample.prompt] * len(completions)
-        first = score([reward], prompts, completions, columns, ids)[reward.name]
-        if columns != before:
-            raise RewardError("it changes the columns that it is given, which other rewards read after it")
-        second = score([reward], prompts, completions, columns, ids)[reward.name]
-        if first != second:
-            raise RewardError(f"it is not deterministic: {first} and then {second} for the same batch")
-        return first
-
-    return [math.nan if value is None else value for value in in_child(twice, 2 * seconds)]
+    """`_twice` in a process of its own. Raises RewardError, Died."""
+    return in_child(functools.partial(_twice, reward, sample, completions), 2 * seconds)
 
 
-def in_child(work: Callable[[], Any], seconds: float) -> Any:
-    """What `work()` returns, computed in a forked process that is killed, with its children, at the deadline.
-
-    Raises what a RewardError in the child said, and Died where the child did not answer.
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _answer(work, writing)
-    os.close(writing)
-    try:
-        data = b"".join(_chunks(reading, time.monotonic() + seconds))
-    except TimeoutError:
-        raise Died("it hangs: no result before the deadline") from None
-    finally:
-        os.close(reading)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-    if not data:
-        raise Died(f"it ended the process: exit status {os.waitstatus_to_exitcode(status)}")
-    good, result = pickle.loads(data)
-    if not good:
-        raise RewardError(result)
-    return result
-
-
-def _answer(work: Callable[[], Any], writing: int) -> None:
-    """In the child: do the work, answer through the pipe, and end."""
-    os.setsid()
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(quiet, descriptor)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY_BYTES, now + _MEMORY_BYTES))
-    try:
-        message = (True, work())
-    except RewardError as error:
-        message = (False, str(error))
-    except BaseException as error:
-        message = (False, f"it raised {type(error).__name__}: {error}")
-    with os.fdopen(writing, "wb") as file:
-        pickle.dump(message, file)
-    os._exit(0)
-
-
-def _chunks(reading: int, deadline: float) -> Iterator[bytes]:
-    while True:
-        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise TimeoutError
-        chunk = os.read(reading, 1 << 20)
-        if not chunk:
-            return
-        yield chunk
+def _twice(reward: Reward, sample: Sample, completions: list[str]) -> list[float]:
+    """The values of a batch, NaN for None, which must be the same twice."""
+    columns = {key: [value] * len(completions) for key, value in sample.columns.items()}
+    before = copy.deepcopy(columns)
+    ids = [list(text.encode(errors="surrogatepass")[:4096]) for text in completions]
+    prompts = [sample.prompt] * len(completions)
+    first = score([reward], prompts, completions, columns, ids)[reward.name]
+    if columns != before:
+        raise RewardError("it changes the columns that it is given, which other rewards read after it")
+    second = score([reward], prompts, completions, columns, ids)[reward.name]
+    if first != second:
+        raise RewardError(f"it is not deterministic: {first} and then {second} for the same batch")
+    return [math.nan if value is None else value for value in first]

@@ -17,9 +17,7 @@ _LETTER = re.compile(
 _SECOND = re.compile(r"(?:\b(?:or|and)\b|[,/、&和或])\s*[(（]?[A-J]\b|(?<![A-Za-z])[A-J][)）.:：](?!\w)")
 
 
-def choice(
-    prompts: list[str], completions: list[str], answer: list[str | None], **columns: Any
-) -> list[float | None]:
+def choice(prompts: list[str], completions: list[str], answer: list[str | None], **columns: Any) -> list[float | None]:
     """1.0 where exactly the gold letter is chosen: `B`, `(b)`, `B. Paris`, `Option B`, `\\text{B}`.
 
     None for a row whose gold answer is not a letter from A to J: another kind of problem.

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rewards.locate import RewardError
-from rewards.sandbox import Limits, run_python
+from rewards.sandbox import Limits, isolation, run_python
 from rewards.turn import response
 
 Tests = Sequence[str | Mapping[str, str]] | str | None
@@ -64,6 +64,7 @@ def code(
     tests: another kind of problem.
     """
     limits = Limits(seconds=seconds, memory_bytes=memory_mb << 20)
+    isolation()  # found out, and any warning given, once before the threads
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         shares = list(pool.map(lambda row: _share(row[0], row[1], limits), zip(completions, tests, strict=True)))
     return [share if partial or share is None else float(share == 1.0) for share in shares]

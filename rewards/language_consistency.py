@@ -19,9 +19,7 @@ from rewards.turn import thought
 
 # Scripts, as Unicode names its characters -> the languages (ISO 639-1) that are written in them.
 _LANGUAGES = {
-    (
-        "LATIN",
-    ): "en fr de es it pt nl af sq ca cs cy da et eu fi ga gl hr hu id is lt lv ms no pl ro sk sl so "
+    ("LATIN",): "en fr de es it pt nl af sq ca cs cy da et eu fi ga gl hr hu id is lt lv ms no pl ro sk sl so "
     "sv sw tl tr vi",
     ("CYRILLIC",): "ru uk bg be mk sr kk mn",
     ("ARABIC",): "ar fa ur",
@@ -97,8 +95,7 @@ def consistency(text: str, language: str) -> float:
     """Share of the words of `text` that are in `language`."""
     if language not in SCRIPTS:
         raise RewardError(
-            f"language_consistency needs a language code it knows, got {language!r}; it knows: "
-            f"{' '.join(SCRIPTS)}"
+            f"language_consistency needs a language code it knows, got {language!r}; it knows: {' '.join(SCRIPTS)}"
         )
     if not text.strip():
         return 0.0
@@ -107,9 +104,7 @@ def consistency(text: str, language: str) -> float:
     everything = sum(weight for _, _, weight in words)
     if not everything:
         return 1.0
-    return (
-        ours / everything * _common_share([word for word, script, _ in words if script == "LATIN"], language)
-    )
+    return ours / everything * _common_share([word for word, script, _ in words if script == "LATIN"], language)
 
 
 def _common_share(words: list[str], language: str) -> float:

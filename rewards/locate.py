@@ -90,8 +90,7 @@ def _literals(spec: str, text: str) -> dict[str, Any]:
         return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError):
         raise RewardError(
-            f"the parameters of reward {spec!r} must be literals with their names, like ngram_size=3, got "
-            f"{text!r}"
+            f"the parameters of reward {spec!r} must be literals with their names, like ngram_size=3, got {text!r}"
         ) from None
 
 
@@ -162,9 +161,7 @@ def _named(spec: str, module: ModuleType, place: str, name: str) -> Any:
         return getattr(module, name)
     except AttributeError:
         functions = [
-            key
-            for key, value in vars(module).items()
-            if inspect.isfunction(value) and not key.startswith("_")
+            key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")
         ]
         names = ", ".join(functions) or "none"
         raise RewardError(

@@ -59,9 +59,7 @@ def load_reward(spec: str, weight: float = 1.0) -> Reward:
 def load_rewards(specs: Sequence[str], weights: Sequence[float] | None = None) -> tuple[Reward, ...]:
     """All rewards of a run, each with its weight (1.0 where `weights` is None)."""
     if not specs:
-        raise RewardError(
-            "a run needs at least one reward; add for example `reward_funcs: [accuracy, format]`"
-        )
+        raise RewardError("a run needs at least one reward; add for example `reward_funcs: [accuracy, format]`")
     if isinstance(specs, str):
         raise RewardError(f"rewards are a list of names, got the text {specs!r}; write [{specs}]")
     if weights is None:
@@ -81,9 +79,7 @@ def load_rewards(specs: Sequence[str], weights: Sequence[float] | None = None) -
     names = [reward.name for reward in rewards]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RewardError(
-            f"reward {twice[0]!r} is named twice; name it once and give it the sum of the weights"
-        )
+        raise RewardError(f"reward {twice[0]!r} is named twice; name it once and give it the sum of the weights")
     return tuple(rewards)
 
 
@@ -144,12 +140,9 @@ def score(
         given["completion_ids"] = completion_ids
     for key, values in given.items():
         if len(values) != count:
-            raise RewardError(
-                f"prompts and {key} must have one value per sample: got {count} and {len(values)} values"
-            )
+            raise RewardError(f"prompts and {key} must have one value per sample: got {count} and {len(values)} values")
     return {
-        reward.name: call(reward, prompts, completions, columns, completion_ids) if count else []
-        for reward in rewards
+        reward.name: call(reward, prompts, completions, columns, completion_ids) if count else [] for reward in rewards
     }
 
 
@@ -180,9 +173,7 @@ def _check_signature(spec: str, function: Callable[..., Any]) -> None:
         raise RewardError(
             f"reward {spec!r} must be a Python function, got {function!r}, which shows no signature"
         ) from None
-    positional = [
-        p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is inspect.Parameter.empty
-    ]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is inspect.Parameter.empty]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if positional or not (takes_any or any(p.name in _TRL_ARGUMENTS for p in parameters)):
         raise RewardError(

@@ -88,15 +88,22 @@ class Isolation:
 
 @functools.cache
 def isolation() -> Isolation:
-    """What this machine allows, tried once with a harmless program."""
+    """What this machine allows, tried once with a harmless program. Raises SandboxError where nothing runs."""
+    hello = [sys.executable, "-I", "-S", "-c", "print(1)"]
     try:
-        outcome = _run({}, [sys.executable, "-I", "-S", "-c", "print(1)"], "", Limits(seconds=20), True)
+        outcome = _run({}, hello, "", Limits(seconds=20), namespaces=True)
     except SandboxError as error:
         reason = str(error)
     else:
         if outcome.stdout == "1\n":
             return Isolation(namespaces=True)
         reason = f"Python does not start inside them: {outcome.stderr.strip()[-200:]}"
+    outcome = _run({}, hello, "", Limits(seconds=20), namespaces=False)
+    if outcome.stdout != "1\n":
+        raise SandboxError(
+            "the sandbox needs Linux, and a Python that starts under its limits; here a program that prints 1 "
+            f"printed {outcome.stdout!r} and {outcome.stderr.strip()[-200:]!r}"
+        )
     weaker: tuple[str, ...] = _WEAKER
     if os.geteuid() == 0 and not _others_reach_interpreter():
         weaker += ("the number of processes is not limited, and the program runs as root",)
@@ -133,9 +140,7 @@ def run_program(
     return _run(files, argv, stdin, limits or Limits(), isolation().namespaces)
 
 
-def _run(
-    files: Mapping[str, str], argv: Sequence[str], stdin: str, limits: Limits, namespaces: bool
-) -> Outcome:
+def _run(files: Mapping[str, str], argv: Sequence[str], stdin: str, limits: Limits, namespaces: bool) -> Outcome:
     started = time.monotonic()
     folder = tempfile.mkdtemp(prefix="rlzero-sandbox-")
     status_out, status_in = os.pipe()

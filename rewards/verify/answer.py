@@ -76,11 +76,11 @@ def as_region(answer: Answer, evaluator: Evaluator | None = None) -> Region | No
             trees = [i.tree for i in answer.items if isinstance(i, Scalar)]
             if answer.kind in ("tuple", "bracket") and len(trees) == 2:
                 closed = answer.kind == "bracket"
-                return Region("", from_brackets(*trees, closed, closed, evaluator))
+                return Region("", from_brackets(tuple(trees), closed, closed, evaluator))
             if answer.kind == "set":
                 parts: tuple[Interval, ...] = ()
                 for tree in trees:
-                    parts = union(parts, from_brackets(tree, tree, True, True, evaluator))
+                    parts = union(parts, from_brackets((tree, tree), True, True, evaluator))
                 return Region("", parts)
     except VerifyError:
         return None

@@ -73,11 +73,13 @@ def explain(gold: str, answer: str, *, timeout: float = 1.0, abs_tol: float = 0.
     start = perf_counter()
     result, first, second = _decide(gold, answer, timeout, abs_tol, rel_tol)
     seconds = perf_counter() - start
-    first, second = first or read_gold(gold), second or read(answer)
+    gold_text, gold_reason = _shown(first, gold)
+    answer_text, answer_reason = _shown(second, answer)
     reason = result.reason
-    if not result.equal and not reason:
-        reason = second.reason or first.reason
-    return Verdict(result.equal, result.rule, show_answer(first.answer), show_answer(second.answer), seconds, reason)
+    if not result.equal:
+        # Why a text was read as words is what a person looking for a lost reward wants to know.
+        reason = ": ".join(part for part in (reason, answer_reason or gold_reason) if part)
+    return Verdict(result.equal, result.rule, gold_text, answer_text, seconds, reason)
 
 
 def verify_many(
@@ -113,10 +115,7 @@ def check_gold(answers: Iterable[str]) -> GoldReport:
     examples: list[tuple[int, str, str]] = []
     for position, text in enumerate(answers):
         total += 1
-        if not isinstance(text, str):
-            reason = f"a {type(text).__name__}, not a string"
-        else:
-            reason = _unreadable(read(text))
+        reason = _unreadable(read(text)) if isinstance(text, str) else f"a {type(text).__name__}, not a string"
         if reason:
             unreadable += 1
             if len(examples) < 3:
@@ -161,11 +160,21 @@ def _decide(
             raise pool.Undecided("no time left for sympy")
         return pool.shared().equal(left, right, log10, remaining)
 
+    try:
+        return _read_and_compare(gold, answer, Comparison(ask, abs_tol, rel_tol))
+    except _NeedsSympy:
+        raise
+    except Exception as error:
+        # A mistake of ours must not stop a training run. The tests hold that no fuzzed input gets here.
+        return Result(False, "error", f"{type(error).__name__}: {error}"), None, None
+
+
+def _read_and_compare(gold: str, answer: str, comparison: Comparison) -> tuple[Result, Reading, Reading]:
     first, second = read_gold(gold), read(answer)
-    result = _compare(Comparison(ask, abs_tol, rel_tol), first, second)
+    result = _compare(comparison, first, second)
     if not result.equal and (first.has_log or second.has_log):
         # A logarithm without a base is natural in some books, decimal in others.
-        decimal = _compare(Comparison(ask, abs_tol, rel_tol, True), read_gold(gold, True), read(answer, True))
+        decimal = _compare(comparison._replace(log10=True), read_gold(gold, True), read(answer, True))
         if decimal.equal:
             result = decimal._replace(rule="logarithm to base 10")
     return result, first, second
@@ -180,6 +189,15 @@ def _compare(comparison: Comparison, first: Reading, second: Reading) -> Result:
         return Result(False, "limit", str(error))
     except (RecursionError, OverflowError, MemoryError) as error:
         return Result(False, "limit", f"{type(error).__name__}: {error}")
+
+
+def _shown(reading: Reading | None, text: str) -> tuple[str, str]:
+    """Canonical text, and why it is no mathematics."""
+    try:
+        reading = reading or read(text)
+        return show_answer(reading.answer), reading.reason
+    except Exception as error:  # as in _decide
+        return text, f"{type(error).__name__}: {error}"
 
 
 def _squeezed(text: str) -> str:

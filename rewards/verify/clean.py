@@ -84,7 +84,7 @@ _PROSE_IN_TEXT = re.compile(r"\\text\s*\{([^{}]*(?:answer|is)[^{}]*)\}")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _ROW_SPACE = re.compile(r"\\\\\s*\[[^\[\]]{0,12}\]")
 _MATH_DELIMITER = re.compile(r"\\[()\[\]]")
-_TRAILING = re.compile(r"(?:[\s.,;。]|\\[,;!: ]|\\\\|\\q?quad|\\(?=$))+$")
+_TRAILING = ("\\,", "\\;", "\\:", "\\!", "\\ ", "\\quad", "\\qquad", "\\")
 _LEADING = re.compile(r"^(?:[\s]|\\[,;!: ]|\\q?quad(?![a-z]))+")
 _PROSE = re.compile(
     r"^(?:(?:so|thus|hence|therefore|and|finally|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is|equals)|it\s+is|ans(?:wer)?"
@@ -92,14 +92,21 @@ _PROSE = re.compile(
     r"(?:\s+of\s+[A-Za-z ]{1,40}?)?\s+(?:is|equals|are)|equals)\b[\s:,]*)+",
     re.I,
 )
+# "The largest n is 34", "the matrix is $…$", "$x>5$ is the solution": prose around one piece of mathematics.
+_SENTENCE = re.compile(r"^[A-Za-z][A-Za-z ,']{1,80}?\b(?:is|are|equals|be)\s*:?\s*(?=[-+\d\\(\[{√π|.$])")
+_SEGMENT = re.compile(r"(?<!\\)\$\$?([^$]+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+# A negation, an alternative or a hedge is part of what the sentence says; so are further numbers.
+_REFUSED = re.compile(
+    r"\d|[=<>?]|n't\b|\b(?:not?|never|neither|nor|n?either|or|and|but|maybe|perhaps|possibl[ey]|probably|likely|might|may|could"
+    r"|about|around|approximately|roughly|nearly|almost|except|unless|if|between|than|least|most|wrong|incorrect|false|cannot"
+    r"|guess|think|unsure|some|any|other|half|twice|double|minus|negative|square|cube|times)\b",
+    re.I,
+)
 
 
 def clean(text: str) -> str:
     """The text without wrappers, prose before the answer, styles and foreign spellings of the same signs."""
-    if not text.isascii():
-        text = _from_unicode(text)
-    else:
-        text = text.translate(_BLANKS)
+    text = text.translate(_BLANKS) if text.isascii() else _from_unicode(text)
     text = text.strip()
     if "\\" in text:
         if "boxed" in text or "\\fbox" in text:
@@ -113,7 +120,8 @@ def clean(text: str) -> str:
             text = _ROW_SPACE.sub(r"\\\\", text)
         if "\\begin" in text:
             text = _ENVIRONMENT.sub("", text)
-        text = _without_math_delimiters(text)
+    if "$" in text or "\\(" in text or "\\[" in text:
+        text = _without_math_delimiters(_segment(text) or text)
     if "$" in text:
         text = _without_dollars(text)
     if "answer" in text.lower() or "答案" in text:
@@ -126,6 +134,9 @@ def clean(text: str) -> str:
     if _CJK.search(text):
         text = _without_chinese_prose(text)
     if text[:1].isalpha():
+        match = _SENTENCE.match(text)
+        if match and not _REFUSED.search(match.group()):
+            return _unwrapped(text[match.end() :])
         shorter = _PROSE.sub("", text)
         if shorter and shorter != text and shorter[:1] not in "=<>)]},":
             text = _unwrapped(shorter)
@@ -155,6 +166,17 @@ def _unboxed(text: str) -> str:
     return ", ".join(dict.fromkeys(contents)) if len(set(contents)) < len(contents) else ", ".join(contents)
 
 
+def _segment(text: str) -> str | None:
+    """The one piece of mathematics that a sentence sets in dollar signs or brackets, if the rest is plain prose."""
+    found = list(_SEGMENT.finditer(text))
+    if len(found) != 1:
+        return None
+    prose = text[: found[0].start()] + text[found[0].end() :]
+    if not re.search(r"[A-Za-z]{2}", prose) or "\\" in prose or "$" in prose or _REFUSED.search(prose):
+        return None
+    return next(group for group in found[0].groups() if group is not None)
+
+
 def _without_math_delimiters(text: str) -> str:
     r"""\(x\) → x and \[x\] → x. A lone escape such as \[ is left to the parser to refuse."""
     return _MATH_DELIMITER.sub(" ", text) if "\\(" in text or "\\[" in text else text
@@ -173,13 +195,27 @@ def _without_dollars(text: str) -> str:
     return re.sub(r"(?<!\\)\$", r"\\$", text)
 
 
+def _without_trailing(text: str) -> str:
+    """Without the punctuation and spaces of a sentence at the end."""
+    if text[-1:] in "0123456789})]":
+        return text
+    while True:
+        shorter = text.rstrip(" .,;。")
+        for command in _TRAILING:
+            if shorter.endswith(command):
+                shorter = shorter[: -len(command)]
+                break
+        if shorter == text:
+            return text
+        text = shorter
+
+
 def _unwrapped(text: str) -> str:
     for _ in range(6):
         shorter = _LEADING.sub("", text)
-        end = _TRAILING.search(shorter)
         # "..." at the end says that digits repeat.
-        if end and not shorter.endswith("..."):
-            shorter = shorter[: end.start()]
+        if not shorter.endswith("..."):
+            shorter = _without_trailing(shorter)
         match = _WRAPPERS.match(shorter)
         if match:
             shorter = match.group("tex") if match.group("tex") is not None else match.group("inside")

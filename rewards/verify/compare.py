@@ -8,15 +8,19 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from . import numeric
-from .algebra import ONE, Rat, Value, Work, equal, independent, mul
+from .algebra import Rat, Value, equal, independent, mul
 from .answer import Answer, Group, Matrix, Named, Ratio, Region, Relation, Scalar, as_region
 from .evaluate import Evaluator
 from .functions import PI
+from .polynomial import ONE, Work
 from .reader import Reading
 from .regions import equal_regions
 from .tree import Node, Num, Op, VerifyError
 from .units import named
 from .words import Words, choice
+
+# What the text of a choice may begin with: a letter, a bracket, a command, "Option", 选.
+_CHOICE_STARTS = frozenset("ABCDEFGHIJabcdefghijOo([\\选")
 
 
 class Result(NamedTuple):
@@ -62,7 +66,10 @@ class Comparison(NamedTuple):
         if isinstance(a, Words) or isinstance(b, Words):
             if isinstance(a, Words) and isinstance(b, Words):
                 return Result(a.text == b.text, "text")
-            return self._words_against(a, b) if isinstance(a, Words) else self._words_against(b, a)
+            if isinstance(b, Words):
+                a, b = b, a
+            assert isinstance(a, Words)
+            return self._words_against(a, b)
         if isinstance(a, Named) or isinstance(b, Named):
             return self._named(a, b)
         if isinstance(a, Region) or isinstance(b, Region):
@@ -134,7 +141,8 @@ class Comparison(NamedTuple):
         return Result(first == second, "number")
 
     def _quantities(self, a: Scalar, b: Scalar) -> Result:
-        assert a.value is not None and b.value is not None
+        assert a.value is not None
+        assert b.value is not None
         work = Work()
         if a.kind == b.kind and a.unit and b.unit:
             if a.unit.dimension != b.unit.dimension:
@@ -150,7 +158,8 @@ class Comparison(NamedTuple):
         if a.kind and b.kind:
             return Result(False, "units", "percent against degrees")
         marked, bare = (a, b) if a.kind else (b, a)
-        assert marked.value is not None and bare.value is not None
+        assert marked.value is not None
+        assert bare.value is not None
         factor: Value = Fraction(1, 100) if marked.kind == "%" else mul(PI, Fraction(1, 180), work)
         tree = Op("percent" if marked.kind == "%" else "degree", (marked.tree,))
         result = self.values(mul(marked.value, factor, work), bare.value, tree, bare.tree)
@@ -292,6 +301,8 @@ class Comparison(NamedTuple):
 
 def _choices(gold: Reading, answer: Reading) -> Result | None:
     """Two choices, at least one of which is written as one: C against (C), "c" and "C) 42"."""
+    if gold.text[:1] not in _CHOICE_STARTS or answer.text[:1] not in _CHOICE_STARTS:
+        return None
     first, second = choice(gold.text), choice(answer.text)
     if first is None or second is None:
         return None
@@ -308,8 +319,8 @@ def _assigned(group: Group) -> list[Answer]:
 
 
 def _numeral(node: Node) -> int | None:
-    if node.__class__ is Op and node.head == "based":  # type: ignore[union-attr]
-        digits, base = node.args  # type: ignore[union-attr]
+    if node.__class__ is Op and node.head == "based":
+        digits, base = node.args
         return int(digits.digits, int(base.value))  # type: ignore[union-attr]
     return None
 

@@ -7,11 +7,13 @@ from math import gcd, lcm
 
 from . import functions as fn
 from . import numeric
-from .algebra import ONE, Rat, Value, Work, add, generator, inverse, mul, show
-from .tree import MAX_BITS, MAX_SUM_TERMS, Node, Num, Op, ParseError, Sym, TooLarge, Undefined
+from . import powers as pw
+from .algebra import Rat, Value, add, generator, inverse, mul, show
+from .polynomial import ONE, Work, magnitude
+from .tree import MAX_BITS, MAX_SUM_TERMS, Node, Num, Op, ParseError, Sym, TooLarge, Undefined, names
 
-_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"])
-_INVERSE = frozenset(["arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh"])
+_TRIGONOMETRIC = names("sin cos tan cot sec csc sinh cosh tanh coth")
+_INVERSE = names("arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh")
 _SETS_OF_NUMBERS = frozenset(("emptyset",))
 
 
@@ -26,9 +28,9 @@ class Evaluator:
     def value(self, node: Node) -> Value:
         """ParseError where the tree is no expression (a set, a relation), Undefined, TooLarge."""
         if node.__class__ is Num:
-            return node.value  # type: ignore[union-attr]
+            return node.value
         if node.__class__ is Sym:
-            name = node.name  # type: ignore[union-attr]
+            name = node.name
             if name in self.bound:
                 return self.bound[name]
             if name == "e":
@@ -49,7 +51,7 @@ class Evaluator:
         if head == "div":
             above, below = self.value(args[0]), self.value(args[1])
             if above.__class__ is int and below.__class__ is int and below:
-                quotient = Fraction(above, below)  # type: ignore[arg-type]
+                quotient = Fraction(above, below)
                 return quotient.numerator if quotient.denominator == 1 else quotient
             return mul(above, inverse(below), self.work)
         if head == "pow":
@@ -78,9 +80,9 @@ class Evaluator:
     def _power(self, base: Node, exponent: Node) -> Value:
         raised = self.value(exponent)
         below = self.value(base)
-        if not isinstance(raised, Rat) and abs(raised) > MAX_BITS:
+        if not isinstance(raised, Rat) and magnitude(raised) > MAX_BITS:
             raise TooLarge(f"an exponent of more than {MAX_BITS}")
-        return fn.power(below, raised, self.work)
+        return pw.power(below, raised, self.work)
 
     def _constant_sign(self, node: Node) -> int:
         number = None if self.bound else numeric.real(node)
@@ -91,7 +93,7 @@ class Evaluator:
     def _absolute(self, args: tuple[Node, ...]) -> Value:
         value = self.value(args[0])
         if not isinstance(value, Rat):
-            return abs(value)
+            return magnitude(value)
         if any(name == "i" for mono in value.num for name, _ in mono):
             modulus = fn.modulus(value, self.work)
             if modulus is not None:
@@ -115,7 +117,8 @@ class Evaluator:
 
     def _based(self, args: tuple[Node, ...]) -> Value:
         digits, base = args
-        assert isinstance(digits, Num) and isinstance(base, Num)
+        assert isinstance(digits, Num)
+        assert isinstance(base, Num)
         try:
             return int(digits.digits, int(base.value))
         except ValueError:
@@ -159,10 +162,10 @@ class Evaluator:
     def _root(self, args: tuple[Node, ...]) -> Value:
         degree = self.value(args[1])
         if degree.__class__ is not int:
-            return fn.power(self.value(args[0]), inverse(degree), self.work)
-        if not 2 <= degree <= 1000:  # type: ignore[operator]
+            return pw.power(self.value(args[0]), inverse(degree), self.work)
+        if not 2 <= degree <= 1000:
             raise ParseError(f"a root of degree {show(degree)}")
-        return fn.power(self.value(args[0]), Fraction(1, degree), self.work)  # type: ignore[arg-type]
+        return pw.power(self.value(args[0]), Fraction(1, degree), self.work)
 
     def _finite(self, args: tuple[Node, ...], product: bool) -> Value:
         index, start, end, body = args
@@ -170,11 +173,11 @@ class Evaluator:
         assert isinstance(index, Sym)
         if first.__class__ is not int or last.__class__ is not int:
             raise ParseError("a sum without whole limits")
-        if last - first >= MAX_SUM_TERMS:  # type: ignore[operator]
+        if last - first >= MAX_SUM_TERMS:
             raise TooLarge(f"a sum of more than {MAX_SUM_TERMS} terms")
         outer = dict(self.bound)
         total: Value = 1 if product else 0
-        for k in range(first, last + 1):  # type: ignore[arg-type]
+        for k in range(first, last + 1):
             self.work.spend(10)
             self.bound[index.name] = k
             term = self.value(body)
@@ -191,17 +194,17 @@ def _modulo(e: Evaluator, args: tuple[Node, ...]) -> Value:
     number, modulus = e.value(args[0]), e.value(args[1])
     if number.__class__ is not int or modulus.__class__ is not int or not modulus:
         raise ParseError("a remainder of something that is no whole number")
-    return number % modulus  # type: ignore[operator]
+    return number % modulus
 
 
 _HANDLERS = {
     "mod": _modulo,
     "mixed": lambda e, a: add(e.value(a[0]), Fraction(a[1].value, a[2].value), e.work),
-    "sqrt": lambda e, a: fn.power(e.value(a[0]), Fraction(1, 2), e.work),
-    "cbrt": lambda e, a: fn.power(e.value(a[0]), Fraction(1, 3), e.work),
+    "sqrt": lambda e, a: pw.power(e.value(a[0]), Fraction(1, 2), e.work),
+    "cbrt": lambda e, a: pw.power(e.value(a[0]), Fraction(1, 3), e.work),
     "root": Evaluator._root,
-    "exp": lambda e, a: fn.exponential(e.value(a[0]), e.work),
-    "cis": lambda e, a: fn.exponential(mul(e.value(a[0]), fn.I, e.work), e.work),
+    "exp": lambda e, a: pw.exponential(e.value(a[0]), e.work),
+    "cis": lambda e, a: pw.exponential(mul(e.value(a[0]), pw.I, e.work), e.work),
     "ln": lambda e, a: fn.logarithm(e.value(a[0]), e.work),
     "lg": lambda e, a: mul(fn.logarithm(e.value(a[0]), e.work), inverse(fn.logarithm(10, e.work)), e.work),
     "log": Evaluator._logarithm,

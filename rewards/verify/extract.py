@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 
-# What a completion may end with after its last sentence; engines differ in whether they strip these.
-_END_TOKEN = re.compile(r"(?:<\|[a-z_]{1,32}\|>|<｜[^｜<>]{1,32}｜>|</s>)\Z")
-_LONGEST_END_TOKEN = 36
+# What a completion may end with; engines differ in whether they strip it.
+_END_TOKEN = re.compile(r"<\|[a-z_]{1,32}\|>|<｜[^｜<>]{1,32}｜>|</s>")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _TOKEN = re.compile(r"\\[A-Za-z]+|[0-9A-Za-z]")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.M)
+# A heading "Final answer" on a line of its own, or a sentence that states the answer.
 _ANSWER_IS = re.compile(
-    r"(?:\b(?:final|correct|right|best)?\s*(?:answer|choice|option|result)\b[*_]{0,2}"
+    r"(?:(?:^|(?<=\n))[#*_ \t]{0,8}(?:final\s)?answer[*_:]{0,3}[ \t]*\n{1,2}"
+    r"|\b(?:final|correct|right|best)?\s*(?:answer|choice|option|result)\b[*_]{0,2}"
     r"(?:\s+(?:to|for|of)\s[^\n.:]{1,80}?)?\s*(?:\b(?:is|are|equals|would\s+be)\b\s*:?|:|=)"
-    r"|(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)\s*(?:应该?)?\s*[是为:：]\s*[:：]?|故?选(?:择)?\s*[:：]?(?=\s*[(（]?[A-H]\b))"
+    r"|(?:最终|正确|最后)?(?:的)?(?:答案|结果|选项)\s*(?:应该?)?\s*[是为:：]\s*[:：]?"
+    r"|故?选(?:择)?\s*[:：]?(?=\s*[(（]?[A-H]\b))"
     r"[ \t*_]*\n?[ \t]*",
     re.I,
 )
@@ -76,6 +78,8 @@ def extract_answer(completion: str) -> str | None:
     if sentence:
         return sentence
     bare = visible.strip()
+    if _BOX.search(bare):
+        return None  # an open box was truncated
     # Four words: "x = 5 or x = 7" is an answer, a sentence is not.
     if bare and "\n" not in bare and len(bare) <= 80 and len(re.findall(r"[A-Za-z]{2,}", bare)) <= 4:
         return bare
@@ -89,6 +93,16 @@ def _after_thought(completion: str) -> str | None:
         return None
     # A turn may close a thought that the prompt opened, so `</think>` alone is enough.
     return completion[closed + len("</think>") :] if closed >= 0 else completion
+
+
+def _without_end_tokens(text: str) -> str:
+    text = text.rstrip()
+    while text.endswith(">"):
+        start = text.rfind("<")
+        if start < 0 or not _END_TOKEN.fullmatch(text, start):
+            break
+        text = text[:start].rstrip()
+    return text
 
 
 def _unbox(inside: str) -> str | None:
@@ -111,14 +125,6 @@ def stated(text: str) -> str | None:
     end = _SENTENCE_END.search(tail)
     sentence = (tail[: end.start()] if end else tail).strip().strip("*_ ").strip()
     return sentence or None
-
-
-def _without_end_tokens(text: str) -> str:
-    # From the end, so that a long run of white space elsewhere costs nothing.
-    text = text.rstrip()
-    while match := _END_TOKEN.search(text, max(0, len(text) - _LONGEST_END_TOKEN)):
-        text = text[: match.start()].rstrip()
-    return text
 
 
 def _closing_braces(text: str) -> dict[int, int]:

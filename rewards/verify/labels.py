@@ -13,26 +13,26 @@ def without_plus_minus(node: Node) -> list[Node]:
 
 
 def contains_plus_minus(node: Node) -> bool:
-    if node.__class__ is not Op or node.head in ("list", "or", "set", "tuple", "bracket", "relation"):  # type: ignore[union-attr]
+    if node.__class__ is not Op or node.head in ("list", "or", "set", "tuple", "bracket", "relation"):
         return False
-    return node.head in ("pm", "mp") or any(contains_plus_minus(a) for a in node.args)  # type: ignore[union-attr]
+    return node.head in ("pm", "mp") or any(contains_plus_minus(a) for a in node.args)
 
 
 def _signed(node: Node, sign: int) -> Node:
     if node.__class__ is not Op:
         return node
-    args = tuple(_signed(a, sign) for a in node.args)  # type: ignore[union-attr]
-    if node.head in ("pm", "mp"):  # type: ignore[union-attr]
-        negative = (sign < 0) == (node.head == "pm")  # type: ignore[union-attr]
+    args = tuple(_signed(a, sign) for a in node.args)
+    if node.head in ("pm", "mp"):
+        negative = (sign < 0) == (node.head == "pm")
         last: Node = Op("neg", (args[-1],)) if negative else args[-1]
         return last if len(args) == 1 else Op("add", (args[0], last))
-    return Op(node.head, args)  # type: ignore[union-attr]
+    return Op(node.head, args)
 
 
 def label(node: Node) -> str | None:
     """The name on the left of "name = value": a symbol, f(x), (x, y), |AB|, AB, ∠ABC, S:T; None for an expression."""
     if node.__class__ is Sym:
-        return None if node.name in ("pi", "e", "inf", "i", "emptyset") else node.name  # type: ignore[union-attr]
+        return None if node.name in ("pi", "e", "inf", "i", "emptyset") else node.name
     if node.__class__ is Num:
         return None
     assert isinstance(node, Op)
@@ -49,33 +49,36 @@ def label(node: Node) -> str | None:
         return None
     if node.head == "div":
         above, below = node.args  # dy/dx
-        if all(
-            n.__class__ is Op and n.head == "mul" and n.args[0] == Sym("d") and n.args[1].__class__ is Sym
-            for n in node.args
-        ):
-            return f"d{above.args[1].name}/d{below.args[1].name}"
+        first, second = _differential(above), _differential(below)
+        if first and second:
+            return f"d{first}/d{second}"
     if node.head == "mul":
-        names = [label(a) for a in node.args]
-        if None in names or not all(
-            c.isupper() or c.isdigit() or c == "_" for n in names for c in n.replace("angle", "")
-        ):  # type: ignore[union-attr]
-            return None
-        return "".join(names)  # type: ignore[arg-type]
+        name = "".join(label(a) or "?" for a in node.args)
+        return name if all(c.isupper() or c.isdigit() or c == "_" for c in name.replace("angle", "")) else None
     if node.head in ("abs", "ratio", "div"):
-        names = [label(a) for a in node.args]
-        if None in names or not all(len(n) > 1 and n[0].isupper() for n in names):  # type: ignore[arg-type, union-attr]
-            return None
-        return f"{node.head}({','.join(names)})"  # type: ignore[arg-type]
+        parts = [label(a) or "" for a in node.args]
+        return (
+            f"{node.head}({','.join(parts)})"
+            if all(p[:1].isupper() and (len(p) > 1 or node.head == "ratio") for p in parts)
+            else None
+        )
+    return None
+
+
+def _differential(node: Node) -> str | None:
+    """The x of dx."""
+    if node.__class__ is Op and node.head == "mul" and node.args[0] == Sym("d") and isinstance(node.args[1], Sym):
+        return node.args[1].name
     return None
 
 
 def has_symbols(node: Node) -> bool:
     if node.__class__ is Sym:
-        return node.name not in ("pi", "e", "i")  # type: ignore[union-attr]
-    return node.__class__ is Op and any(has_symbols(a) for a in node.args)  # type: ignore[union-attr]
+        return node.name not in ("pi", "e", "i")
+    return node.__class__ is Op and any(has_symbols(a) for a in node.args)
 
 
 def is_matrix(node: Node) -> bool:
     return node.__class__ is Op and (
-        node.head == "matrix" or (node.head in ("neg", "mul") and any(is_matrix(a) for a in node.args))  # type: ignore[union-attr]
+        node.head == "matrix" or (node.head in ("neg", "mul") and any(is_matrix(a) for a in node.args))
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from typing import Any
 from zlib import crc32
 
 from .tree import Node, Num, Op, Sym
@@ -20,7 +21,7 @@ _CONSTANTS = {"pi": math.pi, "e": math.e, "i": 1j, "inf": math.inf}
 
 
 def evaluate(node: Node, point: int | None = None, log10: bool = False, bound: dict | None = None) -> complex | None:
-    """The value at a sample point (0 to 2: each symbol a number from 0.5 to 2.5; 3: their negatives), None where it has none.
+    """The value at a sample point, None where it has none. 0 to 2: each symbol a number from 0.5 to 2.5; 3: negatives.
 
     point None: only constants have a value. log10: the base of a logarithm written without one.
     """
@@ -62,7 +63,7 @@ def differ(a: Node, b: Node, log10: bool) -> bool | None:
     return None if seen == 0 else True
 
 
-def _value(node: Node, point: int | None, log10: bool, bound: dict):
+def _value(node: Any, point: int | None, log10: bool, bound: dict) -> Any:
     if node.__class__ is Num:
         return node.value if node.value.__class__ is int and abs(node.value) < 1 << 50 else float(node.value)
     if node.__class__ is Sym:
@@ -89,8 +90,8 @@ def _value(node: Node, point: int | None, log10: bool, bound: dict):
     if head == "apply1" and args[1].__class__ is Num:
         return 0.5 + crc32(f"{args[0].name}({args[1].value}){point}".encode()) / 2**31
     values = [_value(a, point, log10, bound) for a in args]
-    first = values[0]
-    second = values[1] if len(values) > 1 else None
+    first: Any = values[0]
+    second: Any = values[1] if len(values) > 1 else None
     match head:
         case "add":
             return first + second

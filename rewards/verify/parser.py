@@ -1,18 +1,18 @@
 """A Pratt parser from tokens to the typed tree.
 
-Heads of `Op`: add, mul, letter_unit (number and letter), div, mod, pow, neg, pm, mp (one operand or two), mixed, based, percent, degree, factorial, the
-functions of `tokens.FUNCTIONS` (log has an optional second operand, its base), apply (a symbol and its arguments),
-sum and prod (index, from, to, body), list, or, tuple, set, bracket, oc, co (brackets and half-open intervals), matrix (of
-tuples), det, relation (operand, operator, operand, …), cup, cap, minus, builder, ratio, unit.
+Heads of `Op`: add, mul, letter_unit (number and letter), div, mod, pow, neg, pm, mp (one operand or two), mixed,
+based, percent, degree, factorial, the functions of `tokens.FUNCTIONS` (log has an optional second operand, its base),
+apply (a symbol and its arguments), apply1 (a symbol before one bracket), sum and prod (index, from, to, body), list,
+or, tuple, set, bracket, oc, co (brackets and half-open intervals), matrix (of tuples), det, relation (operand,
+operator, operand, …), cup, cap, minus, builder, ratio, unit.
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-from .tokens import Token, plain_digits, tokenize
+from .quantities import bracket, number, starts_unit, unit
+from .tokens import Token, tokenize
 from .tree import MAX_DEPTH, Node, Num, Op, ParseError, Sym, TooLarge
-from .units import LETTER_UNITS, NOT_UNITS, UNITS
+from .units import LETTER_UNITS, NOT_UNITS
 
 RELATIONS = frozenset(("=", "<", ">", "<=", ">=", "!=", "~", "in"))
 _SETS = {"cup": "cup", "cap": "cap", "\\": "minus"}
@@ -94,7 +94,7 @@ class Parser:
         if self.kind == "t" and self.value == "":
             self.advance()
         if self.kind in "wts" or (self.kind == "o" and self.value in ("$", "eur", "gbp", "yen", "inr", "cent")):
-            node = self.unit(node)
+            node = unit(self, node)
         return node
 
     def expression(self, power: int) -> Node:
@@ -128,7 +128,7 @@ class Parser:
                 left = self.infix(left, binding)
             elif kind == "end" or power >= _PRODUCT:
                 break
-            elif kind == "t" or (kind in "ws" and self.starts_unit()):
+            elif kind == "t" or (kind in "ws" and starts_unit(self)):
                 if kind == "s" and self.value == "U" and self.peek()[1] in _OPENING:
                     # (0,1) U (2,3) in plain text.
                     if power >= _SET:
@@ -165,15 +165,15 @@ class Parser:
         elif self.kind == "f" and self.value == "frac" and left.__class__ is Num and left.value.__class__ is int:
             right = self.prefix()
             if right.__class__ is Op and right.head == "div":
-                numerator, denominator = right.args
+                above, below = right.args
                 if (
-                    numerator.__class__ is Num
-                    and denominator.__class__ is Num
-                    and numerator.value.__class__ is int
-                    and denominator.value.__class__ is int
-                    and 0 < numerator.value < denominator.value
+                    above.__class__ is Num
+                    and below.__class__ is Num
+                    and above.value.__class__ is int
+                    and below.value.__class__ is int
+                    and 0 < above.value < below.value
                 ):
-                    return Op("mixed", (left, numerator, denominator))
+                    return Op("mixed", (left, above, below))
             return Op("mul", (left, self.raised(right)))
         elif self.is_op("(") and left.__class__ is Sym and not self.spaced and left.name not in _CONSTANT_SYMBOLS:
             arguments = self.prefix()
@@ -308,9 +308,9 @@ class Parser:
                 self.advance()
             return Sym(value)
         if kind == "f":
-            from . import functions_syntax
+            from . import operands
 
-            return functions_syntax.parse_function(self, value)
+            return operands.parse_function(self, value)
         if kind == "w":
             return self.letters(value)
         if kind != "o":
@@ -332,14 +332,19 @@ class Parser:
         if value in _OPENING:
             return self.bracketed(value)
         if value.startswith("begin "):
-            from . import functions_syntax
+            from . import operands
 
-            return functions_syntax.parse_matrix(self, value[6:])
+            return operands.parse_matrix(self, value[6:])
         raise ParseError(f"unexpected {value!r}")
 
     def letters(self, word: str) -> Node:
         """A short word is a product of letters (xy, RC, AB); a longer one is prose."""
-        if not word.isascii() or (len(word) > 3 and not word.isupper()) or len(word) > 6 or word.lower() in NOT_UNITS:
+        if (
+            not word.isascii()
+            or (len(word) > 3 and not word.isupper())
+            or len(word) > 6
+            or (word.lower() in NOT_UNITS and not word.isupper())
+        ):
             raise ParseError(f"the word {word!r}")
         self.advance()
         node: Node = Sym(word[0])
@@ -383,87 +388,4 @@ class Parser:
             raise ParseError(f"expected {closings[0]!r}, found {self.value!r}")
         closing = self.value
         self.advance()
-        return _bracket(opening, closing, inner)
-
-    def starts_unit(self) -> bool:
-        """Whether a word or letter after an operand is a unit or prose, not a factor."""
-        value = self.value
-        if self.kind == "s":
-            if value == "U" and self.tokens[self.at - 1][1] in (")", "]", "}}") and self.peek()[1] in _OPENING:
-                return True
-            if value not in LETTER_UNITS:
-                return False
-            upright = self.peek()[:2] == ("t", "")
-            return upright and self.tokens[self.at - 1][0] != "s"
-        if value in UNITS:
-            return value not in ("in", "min", "L") and (self.spaced or self.tokens[self.at - 1][0] == "n")
-        return not value.isascii() or len(value) > 3 or (self.spaced and len(value) > 2) or value.lower() in NOT_UNITS
-
-    def unit(self, node: Node) -> Node:
-        """The rest of an item as its unit: cm, cm^2, m/s, square feet, km per hour, a noun."""
-        words: list[str] = []
-        while self.kind in "wts" or (
-            self.kind == "o" and self.value in ("^", "/", "*", "$", "in", "cent", "eur", "gbp")
-        ):
-            if self.kind == "o" and self.value == "^":
-                words.append("^" + self.unit_exponent())
-                continue
-            words.append(self.value)
-            self.advance()
-        text = " ".join(w for w in words if w)
-        return Op("unit", (node, Sym(text))) if text else node
-
-    def unit_exponent(self) -> str:
-        self.advance()
-        braced = self.is_op("{")
-        if braced:
-            self.advance()
-        sign = ""
-        if self.is_op("-"):
-            sign = "-"
-            self.advance()
-        if self.kind != "n" or not self.value.isdigit() or len(self.value) > 2:
-            raise ParseError("the exponent of a unit")
-        exponent = sign + self.value
-        self.advance()
-        if braced:
-            self.expect("}")
-        return exponent
-
-
-def number(literal: str) -> Num:
-    digits = plain_digits(literal)
-    if digits.isdigit():
-        return Num(int(digits), digits)
-    mantissa, _, exponent = digits.replace("E", "e").partition("e")
-    if len(exponent) > 5:
-        raise TooLarge(f"the number {literal}")
-    value = Fraction(mantissa + "0" if mantissa.endswith(".") else mantissa)
-    if exponent:
-        if abs(int(exponent)) > 1000:
-            raise TooLarge(f"the number {literal}")
-        value *= Fraction(10) ** int(exponent)
-    return Num(value.numerator if value.denominator == 1 else value, digits)
-
-
-def _bracket(opening: str, closing: str, inner: Node) -> Node:
-    several = inner.__class__ is Op and inner.head in ("list", "or")
-    if opening == "{" and not several:
-        if inner.__class__ is Op and inner.head == "builder":
-            return Op("set", (inner,))
-        return inner
-    if opening in ("{", "{{"):
-        return Op("set", inner.args if several else (inner,))
-    if opening == "<<":
-        return Op("tuple", inner.args if several else (inner,))
-    if not several:
-        if (opening, closing) in (("(", ")"), ("[", "]")):
-            return inner if opening == "(" else Op("bracket", (inner,))
-        raise ParseError("an interval with one end")
-    if opening == "(":
-        head = "tuple" if closing == ")" else "oc"
-    else:
-        head = "bracket" if closing == "]" else "co"
-    if head in ("oc", "co") and len(inner.args) != 2:
-        raise ParseError("a half-open interval without two ends")
-    return Op(head, inner.args)
+        return bracket(opening, closing, inner)

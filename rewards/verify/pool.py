@@ -1,12 +1,13 @@
 """Worker processes for sympy, started when first needed, killed at the deadline, replaced when they die.
 
 A worker is a plain subprocess with a pipe in and out: it neither runs the caller's main module again (spawn) nor
-inherits its memory and locks (fork). No signal handler, so any thread may ask; a forked child starts workers of its own.
+inherits its memory and locks (fork). No signal handler, so any thread may ask; a forked child starts its own workers.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -79,10 +80,8 @@ class Worker:
         self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
         self.process.wait()
 
     def abandon(self) -> None:
@@ -155,4 +154,8 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-atexit.register(lambda: _pool.close())
+
+
+@atexit.register
+def _close() -> None:
+    _pool.close()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from . import numeric
-from .algebra import ONE, Rat, Value, add, mul
+from .algebra import Rat, Value, add, mul
 from .answer import Answer, Group, Matrix, Named, Ratio, Region, Relation, Scalar, as_region
 from .clean import clean
 from .evaluate import Evaluator
 from .labels import contains_plus_minus, has_symbols, is_matrix, label, without_plus_minus
 from .parser import parse
+from .polynomial import ONE
+from .quantities import number
 from .regions import from_brackets, from_relation, intersection, subtract, union
 from .tokens import is_name
 from .tree import MAX_CHARS, MAX_ITEMS, Node, Num, Op, ParseError, Sym, TooLarge, VerifyError
@@ -20,6 +23,9 @@ from .units import UNITS, Unit
 from .words import SYNONYMS, Words, read_unit, read_words
 
 _WORDS_ONLY = re.compile(r"[A-Za-z][A-Za-z' -]*[ -][A-Za-z' -]+|[A-Za-z]{3,}")
+_PLAIN = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
+_INFINITY = Sym("inf")
+_MINUS_INFINITY = Op("neg", (_INFINITY,))
 _COMPARISONS = frozenset(("<", ">", "<=", ">=", "!="))
 
 
@@ -44,6 +50,11 @@ def read(text: str, log10: bool = False) -> Reading:
     if len(text) > 8 * MAX_CHARS:
         return Reading(Words(text), (), False, f"{len(text)} characters, more than {8 * MAX_CHARS}", text)
     reason = ""
+    if _PLAIN.fullmatch(text):
+        # Most answers: nothing to clean and no tree to build.
+        tree: Node = number(text.lstrip("-"))
+        value = tree.value if text[0] != "-" else -tree.value  # type: ignore[union-attr]
+        return Reading(Scalar(value, tree if text[0] != "-" else Op("neg", (tree,))), (), False, "", text)
     cleaned = clean(text)
     if cleaned[:1].isalpha() and _is_phrase(cleaned):
         return Reading(read_words(cleaned, Scalar), (), False, "", cleaned)
@@ -72,22 +83,22 @@ class Reader:
     def answer(self, node: Node) -> Answer:
         if node.__class__ is Op:
             if self.has_plus_minus and contains_plus_minus(node):
-                return self.plus_minus(node)  # type: ignore[arg-type]
-            handler = _STRUCTURES.get(node.head)  # type: ignore[union-attr]
+                return self.plus_minus(node)
+            handler = _STRUCTURES.get(node.head)
             if handler is not None:
                 return handler(self, node)
         elif node.__class__ is Sym:
-            name = node.name  # type: ignore[union-attr]
+            name = node.name
             if name == "emptyset":
                 return Region("", ())
             if name == "set_R":
-                return Region("", from_brackets(Op("neg", (Sym("inf"),)), Sym("inf"), False, False, self.evaluator))
+                return Region("", from_brackets((_MINUS_INFINITY, _INFINITY), False, False, self.evaluator))
             if name.startswith("set_"):
                 return Words(name)
         return self.scalar(node)
 
     def scalar(self, node: Node) -> Scalar:
-        if node == Sym("inf") or node == Op("neg", (Sym("inf"),)):
+        if node in (_INFINITY, _MINUS_INFINITY):
             return Scalar(Rat({(("inf", 1),): 1 if node.__class__ is Sym else -1}, ONE), node)
         if node.__class__ is Op and node.head == "letter_unit":
             return Scalar(self.evaluator.value(node), node, letter=True)
@@ -128,7 +139,7 @@ class Reader:
         return self.group(node)
 
     def interval(self, node: Op) -> Answer:
-        return Region("", from_brackets(*node.args, node.head == "co", node.head == "oc", self.evaluator))
+        return Region("", from_brackets(node.args, node.head == "co", node.head == "oc", self.evaluator))
 
     def bracket(self, node: Op) -> Answer:
         return self.answer(node.args[0]) if len(node.args) == 1 else self.group(node)
@@ -143,7 +154,8 @@ class Reader:
     def ratio(self, node: Op) -> Answer:
         items = tuple(self.scalar(child) for child in node.args)
         digits = [n.digits for n in node.args if n.__class__ is Num]
-        clock = len(digits) == len(items) and all(len(d) == 2 and int(d) < 60 for d in digits[1:]) and len(digits) < 4
+        whole = len(digits) == len(items) < 4 and all(d.isdigit() for d in digits)
+        clock = whole and all(len(d) == 2 and int(d) < 60 for d in digits[1:])
         return Ratio(items, tuple(int(d) for d in digits) if clock else ())
 
     def matrix(self, node: Op) -> Answer:
@@ -215,7 +227,7 @@ class Reader:
         if isinstance(answer, Named):
             return Named(answer.name, self._attach(answer.answer, kind, scale, unit), None)
         if isinstance(answer, Group) and answer.kind == "tuple":
-            return answer if scale == 1 else _refuse_unit()
+            return Group("tuple", tuple(self._attach(i, kind, scale, unit) for i in answer.items))
         if not isinstance(answer, Scalar) or answer.value is None:
             return _refuse_unit()
         if answer.unit is not None and unit is not None:
@@ -271,7 +283,7 @@ class Reader:
             if len(exact) == 2 and len(variants) == 1 and isinstance(answer, Scalar) and isinstance(answer.value, Rat):
                 equation = add(self.evaluator.value(exact[0]), answer.value, self.evaluator.work, -1)
             if answer.__class__ is Group and len(variants) > 1:
-                return Group("list", tuple(Named(name, a, None) for a in answer.items))  # type: ignore[union-attr]
+                return Group("list", tuple(Named(name, a, None) for a in answer.items))
             return Named(name, answer, equation)
         values = [self.evaluator.value(side) for side in exact]
         if all(not has_symbols(side) for side in exact):
@@ -283,7 +295,7 @@ class Reader:
 
     def _check_chain(self, sides: list[Node]) -> None:
         """ParseError where neighbours of a chain of equations are numbers that differ."""
-        for a, b in zip(sides, sides[1:], strict=False):
+        for a, b in pairwise(sides):
             if not has_symbols(a) and not has_symbols(b) and numeric.differ(a, b, self.evaluator.log10) is True:
                 raise ParseError("a false equation")
 

@@ -6,8 +6,9 @@ import math
 from typing import NamedTuple
 
 from . import numeric
-from .algebra import ONE, Rat, Value, add, equal, inverse, mul, show
+from .algebra import Rat, Value, add, equal, inverse, mul, show
 from .evaluate import Evaluator
+from .polynomial import ONE, Poly, Work, magnitude
 from .tree import Node, ParseError, Sym
 
 
@@ -23,6 +24,9 @@ class Interval(NamedTuple):
     low_closed: bool
     high: End
     high_closed: bool
+
+
+_ZERO = End(0.0, 0)
 
 
 def end(node: Node, evaluator: Evaluator) -> End:
@@ -41,10 +45,10 @@ def same(a: End, b: End) -> bool:
 
 
 def from_brackets(
-    low: Node, high: Node, low_closed: bool, high_closed: bool, evaluator: Evaluator
+    ends: tuple[Node, ...], low_closed: bool, high_closed: bool, evaluator: Evaluator
 ) -> tuple[Interval, ...]:
     """ParseError where the ends are no real numbers or stand in the wrong order."""
-    a, b = end(low, evaluator), end(high, evaluator)
+    a, b = (end(node, evaluator) for node in ends)
     if same(a, b):
         return (Interval(a, True, b, True),) if low_closed and high_closed and a.value is not None else ()
     if a.place > b.place:
@@ -55,7 +59,7 @@ def from_brackets(
 def from_relation(parts: tuple[Node, ...], evaluator: Evaluator) -> tuple[str, tuple[Interval, ...]] | None:
     """a < x <= b, x > a, 2x < 6, x != a as (variable, intervals); None where it is no condition on one variable."""
     operators = [p.name for p in parts[1::2] if isinstance(p, Sym)]
-    region: tuple[Interval, ...] = (Interval(End(-math.inf, None), False, End(math.inf, None), False),)
+    region: tuple[Interval, ...] = (_line(),)
     variable = ""
     for left, op, right in zip(parts[::2], operators, parts[2::2], strict=False):
         found = _half_line(left, op, right, evaluator)
@@ -63,7 +67,19 @@ def from_relation(parts: tuple[Node, ...], evaluator: Evaluator) -> tuple[str, t
             return None
         variable, condition = found
         region = intersection(region, condition)
+    if variable.startswith("abs(") and variable[4:-1].isidentifier():
+        positive = intersection(region, (Interval(_ZERO, True, End(math.inf, None), False),))
+        return variable[4:-1], union(positive, tuple(map(_mirrored, positive)))
     return variable, region
+
+
+def _mirrored(interval: Interval) -> Interval:
+    low, high = _negative(interval.low), _negative(interval.high)
+    return Interval(high, interval.high_closed, low, interval.low_closed)
+
+
+def _negative(place: End) -> End:
+    return End(-place.place, None if place.value is None else mul(place.value, -1, Work()))
 
 
 def _half_line(left: Node, op: str, right: Node, evaluator: Evaluator) -> tuple[str, tuple[Interval, ...]] | None:
@@ -76,11 +92,13 @@ def _half_line(left: Node, op: str, right: Node, evaluator: Evaluator) -> tuple[
     if not isinstance(difference, Rat) or difference.den is not ONE:
         return None
     names = {g for mono in difference.num for g, _ in mono}
-    free = [n for n in names if n.isidentifier() and n not in ("pi", "i")]
-    if len(free) != 1 or any("[" in n or "(" in n for n in names):
+    # f(x) and |z| are unknowns as x is.
+    free = [n for n in names if not n[0].isdigit() and n != "pi"]
+    if len(free) != 1 or free[0] == "i" or "[" in free[0]:
         return None
     name = free[0]
-    slope, rest = {}, {}
+    slope: Poly = {}
+    rest: Poly = {}
     for mono, coef in difference.num.items():
         others = tuple(f for f in mono if f[0] != name)
         exponent = next((e for g, e in mono if g == name), 0)
@@ -113,7 +131,7 @@ def _line() -> Interval:
 def _place(value: Value) -> float | None:
     """The floating-point value of a sum of surds and powers of π."""
     if not isinstance(value, Rat):
-        return float(value) if abs(value) < 1e300 else None
+        return float(value) if magnitude(value) < 10**300 else None
     total = 0.0
     for sign, poly in ((1, value.num), (-1, value.den)):
         part = 0.0

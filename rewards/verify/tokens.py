@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-from .tree import MAX_CHARS, MAX_DIGITS, MAX_TOKENS, ParseError, TooLarge
+from .tree import MAX_CHARS, MAX_DIGITS, MAX_TOKENS, ParseError, TooLarge, names
 
 Token: TypeAlias = tuple[str, str, bool]
 
 FUNCTIONS = {
     name: canonical
-    for canonical, names in {
+    for canonical, spellings in {
         "sin": "sin", "cos": "cos", "tan": "tan tg", "cot": "cot ctg cotan", "sec": "sec", "csc": "csc cosec",
         "arcsin": "arcsin asin", "arccos": "arccos acos", "arctan": "arctan atan arctg", "arccot": "arccot acot",
         "arcsec": "arcsec asec", "arccsc": "arccsc acsc", "sinh": "sinh sh", "cosh": "cosh ch", "tanh": "tanh th",
@@ -24,68 +24,20 @@ FUNCTIONS = {
         "binomial": "binomial comb", "frac": "frac dfrac tfrac cfrac sfrac", "binom": "binom dbinom tbinom",
         "sum": "sum", "prod": "prod", "det": "det",
     }.items()
-    for name in names.split()
+    for name in spellings.split()
 }  # fmt: skip
 # Too short to be meant outside LaTeX: "th" and "sh" are letters in plain text.
 _LATEX_ONLY = {"th", "sh", "ch", "frac", "dfrac", "tfrac", "cfrac", "sfrac", "surd", "sum", "prod", "Re", "Im", "det"}
 _PLAIN_FUNCTIONS = {name: head for name, head in FUNCTIONS.items() if name not in _LATEX_ONLY}
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "varrho",
-        "sigma",
-        "varsigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-        "partial",
-        "nabla",
-        "aleph",
-        "angle",
-        "triangle",
-        "mho",
-        "odot",
-        "prime",
-        "star",
-    ]
+GREEK = names(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma "
+    "Upsilon Phi Psi Omega ell hbar partial nabla aleph angle triangle mho odot prime star"
 )
 _SAME_LETTER = {"varepsilon": "epsilon", "vartheta": "theta", "varrho": "rho", "varphi": "phi", "varsigma": "sigma"}
 _COMMANDS = {
     name: op
-    for op, names in {
+    for op, spellings in {
         "*": "times cdot ast cdotp bullet", "/": "div slash", "pm": "pm", "mp": "mp", "<=": "le leq leqslant leqq",
         ">=": "ge geq geqslant geqq", "<": "lt", ">": "gt", "!=": "ne neq", "~": "approx simeq sim cong thickapprox",
         "=": "equiv", "in": "in", "cup": "cup bigcup", "cap": "cap bigcap", "\\": "setminus backslash smallsetminus",
@@ -93,51 +45,26 @@ _COMMANDS = {
         "[": "lbrack", "]": "rbrack", "{{": "lbrace", "}}": "rbrace", "<<": "langle", ">>": "rangle",
         "floor(": "lfloor", ")floor": "rfloor", "ceil(": "lceil", ")ceil": "rceil", "%": "percent",
         "and": "land wedge", "or": "lor vee", "...": "dots ldots cdots dotsc", "_": "_", "^": "^", "'": "prime",
-        "choose": "choose", "mod": "bmod mod", "$": "dollar", "eur": "eur euro", "gbp": "gbp pounds", "yen": "yen", "inr": "inr",
+        "choose": "choose", "mod": "bmod mod", "$": "dollar", "eur": "eur euro",
+        "gbp": "gbp pounds", "yen": "yen", "inr": "inr",
         "cent": "cent",
     }.items()
-    for name in names.split()
+    for name in spellings.split()
 }  # fmt: skip
 _CONSTANTS = {"infty": "inf", "pi": "pi", "emptyset": "emptyset", "varnothing": "emptyset", "imath": "i"}
-_TEXT_COMMANDS = frozenset(
-    [
-        "text",
-        "textbf",
-        "textit",
-        "textrm",
-        "textsf",
-        "texttt",
-        "mathrm",
-        "mathsf",
-        "mathit",
-        "mathbf",
-        "mbox",
-        "hbox",
-        "operatorname",
-        "textnormal",
-        "bm",
-        "boldsymbol",
-        "pmb",
-        "rm",
-        "emph",
-        "mathcal",
-        "mathscr",
-        "mathfrak",
-        "unit",
-        "si",
-    ]
+_TEXT_COMMANDS = names(
+    "text textbf textit textrm textsf texttt mathrm mathsf mathit mathbf mbox hbox operatorname textnormal "
+    "bm boldsymbol pmb rm emph mathcal mathscr mathfrak unit si"
 )
-_DECORATIONS = frozenset(
-    ["overline", "bar", "vec", "hat", "tilde", "widehat", "dot", "ddot", "overrightarrow", "mathring", "widetilde"]
-)
-_SPACING = frozenset(
-    ["quad", "qquad", "thinspace", "enspace", "space", "hspace", "displaystyle", "textstyle", "allowbreak", "nobreak"]
-)
+_DECORATIONS = names("overline bar vec hat tilde widehat dot ddot overrightarrow mathring widetilde")
+_SPACING = names("quad qquad thinspace enspace space hspace displaystyle textstyle allowbreak nobreak")
 WORDS = {
     "pi": ("s", "pi"), "infinity": ("s", "inf"), "inf": ("s", "inf"), "oo": ("s", "inf"), "and": ("o", "and"),
-    "or": ("o", "or"), "union": ("o", "cup"), "equals": ("o", "="), "mod": ("o", "mod"), "in": ("o", "in"), "intersect": ("o", "cap"),
+    "or": ("o", "or"), "union": ("o", "cup"), "equals": ("o", "="), "mod": ("o", "mod"),
+    "in": ("o", "in"), "intersect": ("o", "cap"),
     "pm": ("o", "pm"), "times": ("o", "*"), "emptyset": ("s", "emptyset"), "choose": ("o", "choose"),
-    "infty": ("s", "inf"), "And": ("o", "and"), "Or": ("o", "or"), "theta": ("s", "theta"),
+    "infty": ("s", "inf"), "And": ("o", "and"), "Or": ("o", "or"),
+    "AND": ("o", "and"), "OR": ("o", "or"), "theta": ("s", "theta"),
     "alpha": ("s", "alpha"), "beta": ("s", "beta"), "gamma": ("s", "gamma"), "lambda": ("s", "lambda"),
     "phi": ("s", "phi"), "omega": ("s", "omega"), "mu": ("s", "mu"), "sigma": ("s", "sigma"),
     **dict.fromkeys(("和", "与", "以及"), ("o", "and")), **dict.fromkeys(("或", "或者"), ("o", "or")),

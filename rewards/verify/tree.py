@@ -19,6 +19,11 @@ MAX_WORK = 6_000  # monomial products in one answer
 MAX_ITEMS = 200  # of a list, after ± is written out
 
 
+def names(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(text.split())
+
+
 class VerifyError(Exception):
     """Why a text is not read as mathematics. Never leaves the package."""
 

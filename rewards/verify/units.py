@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+from .tree import names
+
 
 class Unit(NamedTuple):
     """dimension: sorted (base, exponent) pairs. factor: how many base units one of it is. A unit that the table does
@@ -17,13 +19,13 @@ class Unit(NamedTuple):
 def _table() -> dict[str, Unit]:
     table: dict[str, Unit] = {}
 
-    def put(names: str, dimension: str, factor: int | Fraction | str) -> None:
+    def put(spellings: str, dimension: str, factor: int | Fraction | str) -> None:
         parts: dict[str, int] = {}
         for part in dimension.split():
             base, _, exponent = part.partition("^")
             parts[base] = parts.get(base, 0) + int(exponent or 1)
         unit = Unit(tuple(sorted(parts.items())), Fraction(factor))
-        for name in names.split():
+        for name in spellings.split():
             table[name] = unit
 
     put("m meter meters metre metres 米", "m", 1)
@@ -94,126 +96,14 @@ SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "万": 10**4, "亿": 10**8,
 }  # fmt: skip
-NOT_UNITS = frozenset(
-    [
-        "not",
-        "no",
-        "nor",
-        "or",
-        "and",
-        "but",
-        "maybe",
-        "perhaps",
-        "possibly",
-        "probably",
-        "likely",
-        "approximately",
-        "about",
-        "around",
-        "roughly",
-        "nearly",
-        "almost",
-        "except",
-        "if",
-        "unless",
-        "than",
-        "then",
-        "less",
-        "more",
-        "least",
-        "most",
-        "fewer",
-        "greater",
-        "minus",
-        "plus",
-        "times",
-        "over",
-        "under",
-        "above",
-        "below",
-        "through",
-        "to",
-        "from",
-        "of",
-        "half",
-        "quarter",
-        "third",
-        "percent",
-        "percentage",
-        "pct",
-        "is",
-        "are",
-        "was",
-        "were",
-        "isn't",
-        "aren't",
-        "wrong",
-        "right",
-        "incorrect",
-        "correct",
-        "where",
-        "when",
-        "with",
-        "without",
-        "for",
-        "all",
-        "any",
-        "some",
-        "none",
-        "each",
-        "every",
-        "either",
-        "neither",
-        "both",
-        "between",
-        "hence",
-        "thus",
-        "so",
-        "because",
-        "since",
-        "mod",
-        "modulo",
-        "remainder",
-        "divided",
-        "multiplied",
-        "squared",
-        "cubed",
-        "square",
-        "cubic",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "dozen",
-        "am",
-        "pm",
-        "true",
-        "false",
-        "yes",
-        "undefined",
-        "unknown",
-        "infinite",
-        "infinity",
-        "solution",
-        "solutions",
-        "sqrt",
-        "sq",
-        "cu",
-        "或",
-        "不",
-        "或者",
-        "和",
-        "与",
-        "以上",
-        "以下",
-        "左右",
-        "多",
-        "不是",
-        "非",
-        "以及",
-        "还是",
-    ]
+NOT_UNITS = names(
+    "not no nor or and but maybe perhaps possibly probably likely approximately about around roughly "
+    "nearly almost except if unless than then less more least most fewer greater minus plus times over "
+    "under above below through to from of half quarter third percent percentage pct is are was were isn't "
+    "aren't wrong right incorrect correct where when with without for all any some none each every either "
+    "neither both between hence thus so because since mod modulo remainder divided multiplied squared "
+    "cubed square cubic hundred thousand million billion trillion dozen am pm true false yes undefined "
+    "unknown infinite infinity solution solutions sqrt sq cu 或 不 或者 和 与 以上 以下 左右 多 不是 非 以及 还是"
 )
 
 

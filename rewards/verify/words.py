@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .tree import Num, ParseError
 from .units import NOT_UNITS, SCALES, UNITS, Unit, multiply, named
+
+T = TypeVar("T")
 
 
 class Words(NamedTuple):
@@ -16,28 +19,10 @@ class Words(NamedTuple):
     text: str
 
 
-_UNITS_BELOW_20 = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+_UNITS_BELOW_20 = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = {
     **{word: n for n, word in enumerate(_UNITS_BELOW_20)},
@@ -53,7 +38,7 @@ SYNONYMS = {
     phrase: canonical
     for canonical, phrases in {
         # "No solution" is the empty set; a limit or value that does not exist is not.
-        "∅": "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|emptyset|empty|无解|空集",
+        "∅": "no solution|no solutions|no real solution|no real solutions|empty set|emptyset|empty|无解|空集",
         "does not exist": "does not exist|dne|undefined|not defined|doesn't exist|不存在",
         "all real numbers": "all real numbers|all reals|any real number|real numbers|set_r|全体实数",
         "yes": "yes|是|对",
@@ -70,7 +55,7 @@ _CHOICE = re.compile(r"(?:(?:option|choice|answer|选项|选)\s*[:：]?\s*)?[(\[
 _CHOICE_WITH_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([A-J])\)|([A-J])[).:])\s*\S.*", re.S)
 
 
-def read_words(text: str, scalar) -> object:
+def read_words(text: str, scalar: Callable[[int | Fraction, Num], T]) -> Words | T:
     """Words, or a scalar (built by `scalar`) where the words are a number."""
     plain = normalise(text)
     number = _number(plain.replace("-", " "))
@@ -162,11 +147,11 @@ def read_unit(text: str) -> tuple[str, int, Unit | None]:
                 raise ParseError(f"words that are no unit: {text}")
             parts.append((named(clean_word), sign * power))
             sign, power = 1, 1
-    unit = multiply(parts) if parts else None
-    return kind, scale, unit if unit is None or unit.dimension else None
+    product = multiply(parts) if parts else None
+    return kind, scale, product if product is None or product.dimension else None
 
 
-def _squared(parts, exponent: int, behind: bool):
+def _squared(parts: list[tuple[Unit, int]], exponent: int, behind: bool) -> tuple[int, list[tuple[Unit, int]]]:
     """ "square feet" raises the next unit, "feet squared" the one before."""
     if not behind:
         return exponent, parts

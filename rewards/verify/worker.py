@@ -11,7 +11,7 @@ import resource
 import sys
 from typing import Any
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 512 << 20
 
 
 def main() -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rlzero.grpo.advantage import ADVANTAGES
 from rlzero.grpo.loss import LOSSES
+
+# transformers' schedules that need no more than steps and warm-up.
+SCHEDULES = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -32,6 +39,29 @@ def option(default: Any, text: str, **kwargs: Any) -> Any:
     return field(default=default, metadata={"help": text, **kwargs})
 
 
+def as_declared(name: str, value: Any, hint: Any) -> Any:
+    """The value in the declared type. YAML has no types to check: `8.5`, `"yes"` or null can stand anywhere.
+
+    A single value stands for a list of one, and YAML's `1e-6`, which is a text there, for the number.
+    """
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if get_origin(kind) is list:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_declared(name, item, get_args(kind)[0]) for item in values]
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
+        return value
+    if kind is Options and isinstance(value, dict):
+        return Options(value)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Options: "a mapping"}
+    raise ConfigError(f"{name}={value!r} is a {type(value).__name__} and must be {words[kind]}.")
+
+
 class Options(dict):
     """A dictionary that the command line may give as JSON."""
 
@@ -40,7 +70,21 @@ class Options(dict):
 
 
 @dataclass
-class ModelConfig:
+class Concern:
+    """Settings of one kind. Types are checked first, so that `check` can compare values."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in (f.name for f in fields(self)):
+            setattr(self, name, as_declared(name, getattr(self, name), hints[name]))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot work."""
+
+
+@dataclass
+class ModelConfig(Concern):
     """The model that is trained."""
 
     model_name_or_path: str = option("recipes/base", "Folder or hub id of a causal language model.")
@@ -53,7 +97,7 @@ class ModelConfig:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Concern):
     """The problems and the text around them."""
 
     dataset_name: str = option(
@@ -73,7 +117,7 @@ class DataConfig:
 
 
 @dataclass
-class RewardConfig:
+class RewardConfig(Concern):
     """What is paid for."""
 
     reward_funcs: list[str] = option(
@@ -83,7 +127,7 @@ class RewardConfig:
 
 
 @dataclass
-class RolloutConfig:
+class RolloutConfig(Concern):
     """How completions are sampled."""
 
     rollout: str = option("auto", "vllm, builtin, or auto: vLLM wherever it imports.")
@@ -101,19 +145,23 @@ class RolloutConfig:
         "Default: 0.001 in float32, 0.1 in bfloat16."
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         choose("rollout", self.rollout, ("auto", "vllm", "builtin"))
         at_least("num_generations", self.num_generations, 2, "an advantage compares answers to the same problem")
         at_least("max_completion_length", self.max_completion_length, 1)
         at_least("max_num_seqs", self.max_num_seqs, 1)
+        at_least("top_k", self.top_k, 0)
+        at_least("sync_check_every", self.sync_check_every, 0)
         if not self.temperature > 0:
             raise ConfigError(f"temperature={self.temperature} must be above 0: a greedy group has no signal.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} must lie in (0, 1].")
+        if not 0 < self.vllm_gpu_memory_utilization <= 1:
+            raise ConfigError(f"vllm_gpu_memory_utilization={self.vllm_gpu_memory_utilization} must lie in (0, 1].")
 
 
 @dataclass
-class GRPOConfig:
+class GRPOConfig(Concern):
     """The update."""
 
     prompts_per_step: int = option(
@@ -126,7 +174,7 @@ class GRPOConfig:
     epsilon: float = option(0.2, "Lower clip of the ratio; acts when num_iterations > 1.")
     epsilon_high: float | None = option(None, "Upper clip. Default: epsilon.")
     learning_rate: float = option(1e-6, "Peak.")
-    lr_scheduler_type: str = option("constant", "As in transformers: constant, linear, cosine, …")
+    lr_scheduler_type: str = option("constant", f"As in transformers: {', '.join(SCHEDULES)}.")
     warmup_steps: int = option(0, "Linear warm-up.")
     weight_decay: float = option(0.0, "AdamW's.")
     adam_beta1: float = option(0.9, "AdamW's.")
@@ -134,20 +182,27 @@ class GRPOConfig:
     max_grad_norm: float = option(1.0, "Gradient clipping.")
     tokens_per_microbatch: int = option(8192, "Padded tokens per forward pass; gradients accumulate.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         choose("advantage", self.advantage, ADVANTAGES)
         choose("loss_type", self.loss_type, LOSSES)
         for name in ("prompts_per_step", "max_steps", "num_iterations", "tokens_per_microbatch"):
             at_least(name, getattr(self, name), 1)
+        choose("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         at_least("warmup_steps", self.warmup_steps, 0)
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0.")
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ConfigError(
+                f"warmup_steps={self.warmup_steps} would do nothing with lr_scheduler_type='constant': choose "
+                "constant_with_warmup, or leave warmup_steps out."
+            )
         if self.epsilon_high is None:
             self.epsilon_high = self.epsilon
+        for name in ("learning_rate", "epsilon", "epsilon_high", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Concern):
     """The run: where it writes, what it measures, how it goes on."""
 
     output_dir: str = option("runs/r1_zero", "Run directory: metrics, rollouts, checkpoints, model, report.")
@@ -165,7 +220,7 @@ class RunConfig:
     )
     dry_run: bool = option(False, "Check everything that can be checked, print what would run, and stop.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("save_steps", "eval_problems", "eval_steps"):
             at_least(name, getattr(self, name), 0)
         for name in ("save_total_limit", "eval_samples", "eval_quick_problems", "eval_quick_samples"):

@@ -37,14 +37,20 @@ def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence
     """
     from trl import TrlParser
 
-    arguments = list(argv)
-    if "--config" not in arguments and not any(a.startswith("--config=") for a in arguments):
+    # TrlParser knows the two words only.
+    arguments = [word for a in argv for word in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    if "--config" not in arguments:
         arguments += ["--config", str(default_config)]
-    parser = TrlParser(concerns)
+    if arguments[-1] == "--config":
+        raise ConfigError("--config must be followed by a YAML file, and nothing follows it.")
+    parser = TrlParser(concerns, allow_abbrev=False)
+    parser.error = _refuse  # argparse would print all its usage and exit
     try:
         return tuple(parser.parse_args_and_config(arguments))
-    except FileNotFoundError as error:
-        raise ConfigError(f"config file {error.filename!r} does not exist; give --config a YAML file.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"config file {error.filename!r} cannot be read ({error.strerror}); give --config a YAML file."
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"the config file is not valid YAML: {error}") from None
     except ConfigError:
@@ -54,6 +60,10 @@ def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence
         if unknown is None:
             raise ConfigError(str(error)) from None
         raise ConfigError(_unknown_keys(unknown[1], concerns)) from None
+
+
+def _refuse(message: str) -> None:
+    raise ConfigError(f"{message}. --help lists the settings.")
 
 
 def _unknown_keys(found: str, concerns: Sequence[type]) -> str:

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from accelerate import Accelerator
+from rich.console import Console
+
 from data.template_file import save_template
 from rewards.registry import RewardError
 from rlzero.grpo.checkpoint import load_checkpoint, save_checkpoint
@@ -24,16 +29,21 @@ from rlzero.report.curves import plot_curves
 from rlzero.report.progress import Progress
 from rlzero.report.run_dir import read_metrics
 from rlzero.report.tables import show_header, show_samples, show_summary
+from rlzero.rollout.request import RequestError
 from rlzero.rollout.sync_check import SyncError
 from rlzero.rollout.types import Sampling
 
 INTERRUPTED = 130  # exit code of a run that Ctrl-C ended, as shells have it
+SAME_PRESS = 1.0  # seconds
 GOAL = 0.9  # the accuracy whose time of arrival the summary reports
+# What ends a run with a message. The state is whole: the failed step changed nothing, or was done.
+FAILURES = (RewardError, RequestError, TrainingError, SyncError)
 
 
 def main(argv: Sequence[str], default_config: Path) -> int:
     """Exit code: 0 done, 2 settings that cannot work, 1 a run that failed underway, 130 interrupted."""
     start = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()
     try:
         recipe = parse_recipe(argv, default_config)
         if recipe.run.dry_run:
@@ -45,9 +55,13 @@ def main(argv: Sequence[str], default_config: Path) -> int:
         return 2
     try:
         return train(run, start)
-    except (RewardError, TrainingError, SyncError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (*FAILURES, FloatingPointError) as error:
+        step = run.trainer.done + (0 if isinstance(error, SyncError) else 1)
+        print(f"error in step {step}: {error}", file=sys.stderr)
         return 2 if isinstance(error, RewardError) else 1
+    except KeyboardInterrupt:
+        print("Stopped at once; what was not saved is lost.", file=sys.stderr)
+        return INTERRUPTED
     finally:
         run.trainer.engine.close()
         run.accelerator.end_training()
@@ -58,6 +72,7 @@ class Interruption:
     """Whether Ctrl-C was pressed. The step underway is finished first; a second Ctrl-C stops at once."""
 
     asked: bool = field(default=False)
+    since: float = field(default=0.0)
 
     @contextmanager
     def watched(self) -> Iterator[Interruption]:
@@ -68,9 +83,11 @@ class Interruption:
             signal.signal(signal.SIGINT, before)
 
     def _note(self, *_: object) -> None:
-        if self.asked:
+        # A launcher passes the same Ctrl-C on to its processes: what comes with the first is no second one.
+        if self.asked and time.monotonic() - self.since > SAME_PRESS:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self.since = True, time.monotonic()
 
 
 def train(run: Run, start: float) -> int:
@@ -81,7 +98,7 @@ def train(run: Run, start: float) -> int:
     start -= elapsed
     if main_process:
         if recipe.run.resume:
-            directory.truncate_after(trainer.done)
+            directory.truncate_after(trainer.done, ("trained",) if trainer.done else ("base", "trained"))
         header = describe(recipe, check(recipe)) | {
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "engine": trainer.engine.name,
@@ -92,24 +109,37 @@ def train(run: Run, start: float) -> int:
         run.accelerator.init_trackers("rlzero")
     base = evaluate_heldout(run, recipe.run.eval_problems, recipe.run.eval_samples) if trainer.done == 0 else None
     history, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
-    shown = Progress(recipe.grpo.max_steps, history, evaluations)
-    if base is not None:
-        log_evaluation(run, shown, base, start, kind="base")
+    console = None if main_process else Console(quiet=True)
+    shown = Progress(recipe.grpo.max_steps, history, evaluations, console)
+    log_evaluation(run, shown, base, start, kind="base")
+    stopped = False
+    for name, (then, now) in directory.config_changes.items():
+        shown.message(f"{name} was {then!r} when the run began and is {now!r} from here on.")
     with Interruption().watched() as interruption, shown:
         try:
-            while trainer.done < recipe.grpo.max_steps and not interruption.asked:
+            while trainer.done < recipe.grpo.max_steps and not stopped:
                 one_step(run, shown, start)
-        except (RewardError, TrainingError, SyncError):
-            # The failed step changed nothing or was whole. Other processes may not have failed: they cannot be asked
-            # to save with this one.
+                stopped = anywhere(run.accelerator, interruption.asked)
+        except FAILURES:
+            # Other processes may not have failed: they cannot be asked to save with this one.
             if run.accelerator.num_processes == 1:
                 save_state(run, shown, start, "Stopped by an error.")
             raise
-    if interruption.asked:
-        save_state(run, shown, start, "Interrupted.")
-        return INTERRUPTED
-    finish(run, shown, base, start)
-    return 0
+    try:
+        if not stopped:
+            finish(run, shown, base, start)
+            return 0
+    except KeyboardInterrupt:
+        if run.accelerator.num_processes > 1:
+            raise
+    save_state(run, shown, start, "Interrupted.")
+    return INTERRUPTED
+
+
+def anywhere(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any process. All of them ask, and all get the same answer."""
+    flags = torch.tensor([float(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(flags, "sum").item())
 
 
 def save_state(run: Run, shown: Progress, start: float, why: str) -> None:
@@ -158,8 +188,9 @@ def evaluate_heldout(run: Run, problems: int, samples: int) -> EvalResult | None
     return evaluate(run.trainer.engine, run.tokenizer, chosen, run.template, sampling, run.rewards)
 
 
-def log_evaluation(run: Run, shown: Progress, result: EvalResult, start: float, kind: str) -> None:
-    if run.accelerator.is_main_process:
+def log_evaluation(run: Run, shown: Progress, result: EvalResult | None, start: float, kind: str) -> None:
+    """Record and show an evaluation; nothing where there was none."""
+    if result is not None and run.accelerator.is_main_process:
         figures = result_figures(result)
         row = {"step": run.trainer.done, "kind": kind, "wall_seconds": time.perf_counter() - start, **figures}
         run.directory.log_evaluation(row)
@@ -179,8 +210,7 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
     """Last evaluation, the model, the summary, the curves; and three completions before and after."""
     settings, directory = run.recipe.run, run.directory
     trained = evaluate_heldout(run, settings.eval_problems, settings.eval_samples)
-    if trained is not None:
-        log_evaluation(run, shown, trained, start, kind="trained")
+    log_evaluation(run, shown, trained, start, kind="trained")
     wall_seconds = time.perf_counter() - start
     state = run.accelerator.get_state_dict(run.trainer.model)
     if not run.accelerator.is_main_process:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,14 @@ def set_up(recipe: Recipe) -> Run:
     tokenizer = load_tokenizer(model_path, trusted, revision)
     # Always asked for: a run should not find out after training that nothing was held out.
     heldout = source.heldout(max(recipe.run.eval_problems, 1), seed=0)
-    sample = [source.train(recipe.run.seed, index) for index in range(min(MEASURED_PROMPTS, _size(source)))]
+    if not heldout:
+        raise ConfigError(
+            f"problems must be left to hold out, and dataset_name={recipe.data.dataset_name!r} with dataset_options="
+            f"{dict(recipe.data.dataset_options)} has none. Widen its options."
+        )
+    # A table is measured whole, its longest questions first.
+    sample = [source.train(recipe.run.seed, index) for index in range(_size(source))]
+    sample = sorted(sample, key=lambda problem: len(problem.prompt), reverse=True)[:MEASURED_PROMPTS]
     model_length = fitting_length(recipe, checked.template, tokenizer, [*sample, *heldout], context_length(config))
     rewards = tuple(probed(reward, checked.template, tokenizer, sample[0]) for reward in checked.rewards)
 
@@ -197,4 +204,4 @@ def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
 
 def _size(source: ProblemSource) -> int:
     """Problems before the stream repeats; endless for a generator."""
-    return len(source) if hasattr(source, "__len__") else MEASURED_PROMPTS
+    return len(source) if isinstance(source, Sized) else MEASURED_PROMPTS

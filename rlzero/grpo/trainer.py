@@ -128,7 +128,12 @@ class GRPOTrainer:
                 last = i == len(batches) - 1
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
                     sums.add(self._backward(batch, old[i]))
-            grad_norm = self._optimizer_step() if batches else 0.0
+            if batches:
+                grad_norm = self._optimizer_step()
+            else:
+                # Without gradients it changes nothing; the schedule goes on.
+                grad_norm = 0.0
+                self.optimizer.step()
             self.scheduler.step()
             stats = sums.means(self._sum_over_processes(sums.values)) | {"grad_norm": grad_norm}
         return stats

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +157,16 @@ class RunDirectory:
         """Write summary.json, atomically; NaN becomes null."""
         write_atomically(self.summary, as_json(as_plain(summary)).encode())
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, measured_again: Collection[str] = ()) -> None:
         """Forget what was recorded after `step`, the checkpoint that a resume starts from.
 
-        Those steps will be run again: without this the record would hold them twice.
+        Those steps will be run again: without this the record would hold them twice. measured_again: the kinds of
+        evaluation that will be made again, whatever their step.
         """
-        for record in (self.metrics, self.evaluations):
-            rewrite_records(record, keep=lambda row: row["step"] <= step)
+        rewrite_records(self.metrics, keep=lambda row: row["step"] <= step)
+        rewrite_records(
+            self.evaluations, keep=lambda row: row["step"] <= step and row.get("kind") not in measured_again
+        )
         for file in self.rollouts.iterdir():
             match = _ROLLOUT_FILE.fullmatch(file.name)
             if match and int(match[1]) > step:
@@ -192,9 +195,7 @@ class RunDirectory:
         """Note what differs from the config on disk, and keep that one beside the new."""
         old = json.loads(self.config_json.read_text())
         keys = [key for key in {**old, **new} if key not in _SESSION_KEYS]
-        self.config_changes = {
-            key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
-        }
+        self.config_changes = {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
         if self.config_changes:
             earlier = len(list(self.path.glob("config.[0-9]*.yaml")))
             write_atomically(self.path / f"config.{earlier + 1}.yaml", as_yaml(old).encode())

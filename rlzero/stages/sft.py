@@ -15,7 +15,6 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -23,7 +22,7 @@ from data.problem import Problem
 from data.sources import load_source
 from data.templates import Template, get_template
 from data.thoughts import GENERATORS, load_thoughts
-from rlzero.grpo.config import ConfigError, ModelConfig, at_least, option
+from rlzero.grpo.config import ModelConfig
 from rlzero.grpo.parse import parse_settings
 from rlzero.grpo.trainer import derived_seed
 from rlzero.measure.evaluate import EvalResult, evaluate
@@ -33,76 +32,20 @@ from rlzero.report.run_dir import RunDirectory
 from rlzero.report.tables import show_header, show_summary
 from rlzero.rollout.make import make_engine
 from rlzero.rollout.types import Sampling
+from rlzero.stages.config import StageConfig, ThoughtsConfig
 from rlzero.stages.tokens import Encoded, encode_thoughts
 
 # The loss before and after is measured on so many thoughts at most.
 LOSS_THOUGHTS = 256
 
 
-@dataclass
-class ThoughtsConfig:
-    """What is learned from."""
-
-    thoughts: list[str] = option(
-        ["arithmetic", "countdown"],
-        "Where thoughts come from, one or several: arithmetic, countdown (generated); a JSONL or Parquet file with "
-        "the columns prompt and completion, or messages; a run directory (its own verified samples).",
-    )
-    num_thoughts: int | None = option(256, "Thoughts of each source at most. Files and runs only: none takes all.")
-    per_problem: int = option(1, "Of a run directory: thoughts of one problem at most.")
-    from_step: int = option(0, "Of a run directory: only what was sampled from this step on.")
-    template: str = option("r1_zero", "Prompt template by name, or its text with {prompt}: the one RL will use.")
-    max_length: int | None = option(None, "Leave out longer thoughts, prompt included. Default: the model's context.")
-
-    def __post_init__(self) -> None:
-        if not self.thoughts:
-            raise ConfigError("thoughts is empty: name at least one source of thoughts.")
-        if self.num_thoughts is not None:
-            at_least("num_thoughts", self.num_thoughts, 1)
-        at_least("per_problem", self.per_problem, 1)
-        at_least("from_step", self.from_step, 0)
-        if self.max_length is not None:
-            at_least("max_length", self.max_length, 2)
-
-
-@dataclass
-class StageConfig:
-    """The update and the run."""
-
-    output_dir: str = option("runs/cold_start", "Folder for the model, the thoughts and the figures.")
-    seed: int = option(0, "Of generated thoughts and of their order.")
-    num_train_epochs: float = option(1.0, "Passes over the thoughts.")
-    per_device_train_batch_size: int = option(16, "Thoughts per forward pass and process.")
-    gradient_accumulation_steps: int = option(1, "Forward passes per update.")
-    learning_rate: float = option(1e-5, "Peak.")
-    lr_scheduler_type: str = option("cosine", "As in transformers: constant, linear, cosine, …")
-    warmup_steps: int = option(0, "Linear warm-up.")
-    weight_decay: float = option(0.0, "AdamW's.")
-    max_grad_norm: float = option(1.0, "Gradient clipping.")
-    eval_tasks: list[str] | None = option(
-        None, "Problems to measure on before and after, as dataset_name of r1_zero. Default: the generated tasks."
-    )
-    eval_problems: int = option(64, "Held-out problems of each task; 0 skips both measurements.")
-    eval_samples: int = option(4, "Samples per held-out problem.")
-    max_completion_length: int = option(256, "New tokens per sample at most.")
-
-    def __post_init__(self) -> None:
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "eval_samples"):
-            at_least(name, getattr(self, name), 1)
-        at_least("max_completion_length", self.max_completion_length, 1)
-        for name in ("warmup_steps", "eval_problems"):
-            at_least(name, getattr(self, name), 0)
-        for name in ("learning_rate", "num_train_epochs"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-
-
 @dataclass(frozen=True)
 class ColdStart:
     """A stage that is ready to run."""
 
-    model_config: ModelConfig
+    model_path: str
     config: StageConfig
+    arguments: SFTConfig
     template: Template
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -155,9 +98,9 @@ def set_up(model_config: ModelConfig, thoughts_config: ThoughtsConfig, config: S
     heldout = {name: load_source(name).heldout(config.eval_problems) for name in tasks} if config.eval_problems else {}
     directory = RunDirectory(config.output_dir)
     directory.check_usable(resume=False)
-    process = PartialState()
-    process.wait_for_everyone()
-    if process.is_main_process:
+    arguments = training_arguments(model_config, config)
+    arguments.distributed_state.wait_for_everyone()
+    if arguments.process_index == 0:
         settings = asdict(model_config) | asdict(thoughts_config) | asdict(config)
         write_atomically(directory.config_yaml, as_yaml(settings).encode())
         lines = "".join(json.dumps(asdict(thought), ensure_ascii=False) + "\n" for thought in thoughts)
@@ -174,7 +117,7 @@ def set_up(model_config: ModelConfig, thoughts_config: ThoughtsConfig, config: S
         }
         show_header("rlzero: cold start", facts)
     model = load_model(path, model_config.dtype, model_config.attn_implementation, trusted, revision)
-    return ColdStart(model_config, config, template, model, tokenizer, encoded, heldout, directory)
+    return ColdStart(path, config, arguments, template, model, tokenizer, encoded, heldout, directory)
 
 
 def run(stage: ColdStart) -> dict[str, Any]:
@@ -204,13 +147,13 @@ def run(stage: ColdStart) -> dict[str, Any]:
     return summary
 
 
-def make_trainer(stage: ColdStart) -> SFTTrainer:
-    """TRL's trainer over tokens that are ready, so that it neither tokenizes, packs nor cuts off."""
-    config, bf16 = stage.config, stage.model_config.bf16
+def training_arguments(model_config: ModelConfig, config: StageConfig) -> SFTConfig:
+    """What TRL's trainer is told. Making it also joins this process to the others of the launch."""
+    bf16 = model_config.bf16
     if bf16 is None:
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    arguments = SFTConfig(
-        output_dir=str(stage.directory.path),
+    return SFTConfig(
+        output_dir=config.output_dir,
         num_train_epochs=config.num_train_epochs,
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_train_batch_size,
@@ -221,7 +164,8 @@ def make_trainer(stage: ColdStart) -> SFTTrainer:
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=bf16,
-        gradient_checkpointing=stage.model_config.gradient_checkpointing,
+        gradient_checkpointing=model_config.gradient_checkpointing,
+        # Tokens come ready: nothing is left for TRL to tokenize, pack or cut off.
         completion_only_loss=True,
         max_length=None,
         packing=False,
@@ -232,9 +176,13 @@ def make_trainer(stage: ColdStart) -> SFTTrainer:
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def make_trainer(stage: ColdStart) -> SFTTrainer:
+    """TRL's trainer over the thoughts."""
     trainer = SFTTrainer(
         model=stage.model,
-        args=arguments,
+        args=stage.arguments,
         train_dataset=datasets.Dataset.from_list([e.row() for e in stage.encoded]),
         processing_class=stage.tokenizer,
         callbacks=[_Recorder(stage.directory)],
@@ -266,7 +214,7 @@ def measure(stage: ColdStart, trainer: SFTTrainer) -> Measured:
     engine = make_engine(
         "builtin",
         model=model,
-        model_path=stage.model_config.model_name_or_path,
+        model_path=stage.model_path,
         tokenizer=stage.tokenizer,
         max_model_len=context_length(model.config) or 2**20,
         dtype=torch.bfloat16 if trainer.args.bf16 else model.dtype,

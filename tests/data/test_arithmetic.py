@@ -104,6 +104,24 @@ def test_narrow_difficulty_gives_the_held_out_problems_there_are():
     assert {p.columns["expression"] for p in source.heldout(256)} == {e for e in every if is_heldout(e)}
 
 
+def test_a_larger_held_out_share_takes_more_problems_from_training():
+    source = Arithmetic(operands={2: 1}, operators="+-", max_term=20, heldout_one_in=4)
+    heldout = {p.columns["expression"] for p in source.heldout(800)}
+    assert len(heldout) == pytest.approx(200, abs=40)
+    assert {p.columns["expression"] for p in Arithmetic(operands={2: 1}, operators="+-", max_term=20).heldout(800)} <= (
+        heldout
+    )
+    assert heldout.isdisjoint(source.train(0, i).columns["expression"] for i in range(1000))
+
+
+def test_spaces_stand_around_operators_and_change_nothing_else():
+    plain, spaced = Arithmetic(), Arithmetic(spaced=True)
+    for one, other in zip(plain.heldout(50), spaced.heldout(50), strict=True):
+        assert other.prompt.replace(" ", "") == one.prompt
+        assert re.fullmatch(r"\d+( [-+*] \d+)+=\?", other.prompt)
+        assert (one.answer, one.columns) == (other.answer, other.columns)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -123,6 +141,7 @@ def test_narrow_difficulty_gives_the_held_out_problems_there_are():
         ({"low": 100, "high": 200, "max_term": 5}, "low=100"),
         ({"max_terms": 5}, "max_terms"),
         ({"max_term": "many"}, "max_term"),
+        ({"heldout_one_in": 1}, "heldout_one_in"),
     ],
 )
 def test_wrong_option_is_refused_by_name(options, named):

@@ -60,6 +60,7 @@ def gradients(trainer: GRPOTrainer, groups: list[ScoredGroup]) -> dict[str, torc
     def keep() -> float:
         found.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
         trainer.optimizer.zero_grad()
+        trainer.optimizer.step()  # without gradients it does nothing, and the schedule expects it
         return 0.0
 
     trainer._optimizer_step = keep  # type: ignore[method-assign]

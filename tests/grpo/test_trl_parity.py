@@ -21,7 +21,6 @@ def trl_trainer(tiny_model_dir, tmp_path_factory):
     from trl import GRPOConfig, GRPOTrainer
 
     def make(model, **options):
-        # Its constructor hands the sampling options to the model's generation config, which must stay ours.
         config = GRPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),
             use_cpu=True,
@@ -83,7 +82,7 @@ def test_loss_and_gradient_are_trls(tiny_model_dir, trl_trainer, loss_type, off_
     )  # fmt: skip
     ours = make_trainer(tiny_model_dir, recipe)
     groups = make_groups(REWARDS)
-    advantages, samples, counts = ours.compare(groups)
+    advantages, samples, _ = ours.compare(groups)
     batches = pack(samples, recipe.grpo.tokens_per_microbatch, PAD)
     assert len(batches) > 2, "the step is cut on our side and whole on TRL's"
     # Off policy: the policy of the rollouts differs from the present one by so much that both clips act.
@@ -94,17 +93,16 @@ def test_loss_and_gradient_are_trls(tiny_model_dir, trl_trainer, loss_type, off_
     loss, clipped = (sum(float(r[i]) for r in results) for i in (0, 3))
     found = gradients_of(ours.model)
 
-    theirs = trl_trainer(
-        ours.accelerator.unwrap_model(ours.model), loss_type=loss_type, temperature=temperature, epsilon=0.1, epsilon_high=0.3
-    )
+    sampling = {"temperature": temperature, "epsilon": 0.1, "epsilon_high": 0.3}
+    theirs = trl_trainer(ours.accelerator.unwrap_model(ours.model), loss_type=loss_type, **sampling)
     batch = as_trl_batch(groups, advantages)
     if off_policy:
         batch["old_per_token_logps"] = torch.zeros(batch["completion_ids"].shape)
-        place = {id(s.rollout): i for i, s in enumerate(samples)}
-        order = [place[id(s.rollout)] for b in _rows(samples, recipe) for s in b]
-        flat = [o[i][b.completion_mask[i]] for b, o in zip(batches, old, strict=True) for i in range(len(o))]
-        for row, values in zip(order, flat, strict=True):
-            batch["old_per_token_logps"][row, : len(values)] = values
+        # `pack` puts the longest rows first.
+        order = sorted(range(len(samples)), key=lambda i: samples[i].length, reverse=True)
+        rows = [o[i][b.completion_mask[i]] for b, o in zip(batches, old, strict=True) for i in range(len(o))]
+        for place, values in zip(order, rows, strict=True):
+            batch["old_per_token_logps"][place, : len(values)] = values
     theirs.model.zero_grad()
     wanted = theirs._compute_loss(theirs.model, batch)
     wanted.backward()
@@ -112,11 +110,6 @@ def test_loss_and_gradient_are_trls(tiny_model_dir, trl_trainer, loss_type, off_
     assert (clipped > 0) == off_policy
     for name, gradient in gradients_of(theirs.model).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
-
-
-def _rows(samples, recipe):
-    """The samples in the order in which `pack` puts them into microbatches."""
-    return [sorted(samples, key=lambda s: s.length, reverse=True)]
 
 
 @pytest.mark.parametrize(("advantage", "scale_rewards"), [("grpo", "group"), ("dr_grpo", "none")])

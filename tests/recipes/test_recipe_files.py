@@ -11,7 +11,7 @@ from data.sources import load_source
 from rlzero.grpo.config import ModelConfig
 from rlzero.grpo.parse import parse_recipe, parse_settings
 from rlzero.grpo.run import main
-from rlzero.stages.sft import StageConfig, ThoughtsConfig
+from rlzero.stages.config import StageConfig, ThoughtsConfig
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 ON_GPUS = {

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from rewards.audit import AuditError, Died, audit, in_child, main, render
+from rewards.audit import AuditError, audit, main, render
+from rewards.in_child import Died, in_child
 from rewards.registry import RewardError
 
 
@@ -57,24 +58,23 @@ def test_random_reward_is_found_to_pay_for_hacks():
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return [1.0]", "1 values for 2 samples"),
+        ("return [1.0]", "1 values for"),
+        ("return None", "must return a list"),
         ("return [float('nan') if not c else float(answer[0] in c) for c in completions]", "got nan"),
         ("return [float(c[0] == '<' and answer[0] in c) for c in completions]", "IndexError"),
         ("import random; return [random.random() + (answer[0] in c) for c in completions]", "not deterministic"),
         ("answer[0] = '7'; return [0.0 for _ in completions]", "changes the columns"),
-        ("import os; [os._exit(3) for c in completions if '\\0' in c]; return [0.0] * len(completions)", "exit status 3"),
-        ("import time; [time.sleep(60) for c in completions if 'emoji' in c or '🇨🇳' in c]; return [0.0] * len(completions)", "hangs"),
-        ("return [float(eval(c.count('x') and '1' or '1')) for c in completions if bytearray(len(c) * 9000)]", "MemoryError"),
+        ("import os; return [os._exit(3) if '\\0' in c else 0.0 for c in completions]", "exit status 3"),
+        ("import time; return [time.sleep(60) if '44**19' in c else 0.0 for c in completions]", "hangs"),
+        ("return [float(bool(bytearray((c == '') << 40))) for c in completions]", "MemoryError"),
     ],
-)  # fmt: skip
+)
 def test_fault_is_found(tmp_path, body, says):
-    # A wrong length shows with the first call already, where it is an error of the target.
     target = write(tmp_path, f"def f(completions, answer, **columns):\n    {body}")
-    try:
-        found = " ".join(audit(target, seconds=0.5).faults.values())
-    except AuditError as error:
-        found = str(error)
-    assert says in found
+    report = audit(target, seconds=0.5)
+    assert says in " ".join(report.faults.values())
+    assert "FAULT" in render(report)
+    assert not report.passed
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,12 @@ def test_sandbox_works_from_worker_threads(either):
 
 
 def test_missing_namespaces_are_named_once_with_what_is_weaker(monkeypatch, caplog):
-    def refused(*_):
-        raise sandbox.SandboxError("unshare: Operation not permitted")
+    run = sandbox._run
+
+    def refused(*arguments, namespaces):
+        if namespaces:
+            raise sandbox.SandboxError("unshare: Operation not permitted")
+        return run(*arguments, namespaces)
 
     monkeypatch.setattr(sandbox, "_run", refused)
     sandbox.isolation.cache_clear()

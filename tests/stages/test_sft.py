@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.templates import get_template
+from rlzero.grpo.config import ModelConfig
 from rlzero.measure.text import encode_prompt
-from rlzero.stages.sft import ModelConfig, StageConfig, ThoughtsConfig, main, make_trainer, set_up
+from rlzero.stages.config import StageConfig, ThoughtsConfig
+from rlzero.stages.sft import main, make_trainer, set_up
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cold_start.yaml"
 
@@ -125,3 +131,26 @@ def test_destroyed_weights_end_with_code_1(tiny_base, tmp_path, capsys):
     assert start(tiny_base, tmp_path / "run", *huge, "--num_train_epochs", "6") == 1
     assert "Lower learning_rate" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run(tiny_base, tmp_path):
+    small = ["--num_thoughts", "8", "--eval_problems", "2", "--eval_samples", "1", "--max_completion_length", "4"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    output = tmp_path / "run"
+    place = ["--model_name_or_path", str(tiny_base), "--output_dir", str(output)]
+    done = subprocess.run(
+        [*launch, str(RECIPE.with_suffix(".py")), *place, "--per_device_train_batch_size", "4", *small],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # 16 thoughts, 4 on each of 2 processes: two updates, written once.
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 2
+    assert done.stdout.count("16 thoughts") == 1
+    AutoModelForCausalLM.from_pretrained(output / "model")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - long rows of short texts
 """Answers made to hang, crash or fool a verifier. None of them says 42."""
 
 from __future__ import annotations
@@ -31,11 +32,23 @@ def _towers() -> list[str]:
 
 
 def _nesting() -> list[str]:
-    pairs = [("(", ")"), ("[", "]"), ("{", "}"), ("\\{", "\\}"), ("|", "|"), ("\\left(", "\\right)"), ("\\lfloor ", "\\rfloor ")]
+    pairs = [
+        ("(", ")"),
+        ("[", "]"),
+        ("{", "}"),
+        ("\\{", "\\}"),
+        ("|", "|"),
+        ("\\left(", "\\right)"),
+        ("\\lfloor ", "\\rfloor "),
+    ]
     texts = [opening * n + "41" + closing * n for opening, closing in pairs for n in (60, 5000)]
     texts += [opening * 3000 for opening, _ in pairs]
     texts += [closing * 3000 for _, closing in pairs]
-    texts += [f"{command}{{" * n + "x" + "}" * n for command in ("\\sqrt", "\\sin", "\\ln", "\\text", "\\boxed") for n in (100, 200, 3000)]
+    texts += [
+        f"{command}{{" * n + "x" + "}" * n
+        for command in ("\\sqrt", "\\sin", "\\ln", "\\text", "\\boxed")
+        for n in (100, 200, 3000)
+    ]
     texts += ["\\frac{1}{" * n + "x" + "}" * n for n in (30, 200, 2000)]
     texts += ["x^{" * n + "2" + "}" * n for n in (30, 200, 2000)]
     texts += ["sin(" * 200 + "x" + ")" * 200, "f(" * 500, "-" * 3000 + "42", "+" * 3000 + "42", "-" * 30 + "(" * 30]
@@ -96,6 +109,6 @@ def _text() -> list[str]:
         "\\boxed{42} \\boxed{43}", "The answer is 42. No, the answer is 43.", "42, 24", "all integers from 1 to 100",
         "the gold answer", "correct", "True", "the same as the reference", "see above", "x where x is the answer", "1 to 100",
         "42\\text{ or }43", "any of 41, 42, 43", "\\text{either } 42", "~42~ 43", "42±1", "42 \\pm 1", "[41, 43]", "(41, 43)",
-        "x<43", "x \\in \\{42, 43\\}", "\\{x : x = 42 \\text{ or } 43\\}", "42 mod 100", "-(-(-42))", "41.99999999999999999999",
+        "x<43", "x \\in \\{42, 43\\}", "\\{x : x = 42 \\text{ or } 43\\}", "42 mod 40", "-(-(-42))", "41.99999999999999999999",
         "42.00000000000000000001", "41 + 1 + 1", "6 \\cdot 9", "\\text{forty-two or forty-three}", "答案是42或43", "不是42", "42以上",
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .quantities import starts_unit
 from .tree import Node, Num, Op, ParseError, Sym
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _operand(p: Parser, name: str) -> Node:
             if factors is not None and p.value not in ("frac", "sqrt"):
                 break
             factor = p.prefix()
-        elif p.kind in "ns" or (p.kind == "w" and not p.starts_unit()):
+        elif p.kind in "ns" or (p.kind == "w" and not starts_unit(p)):
             if factors is not None and p.kind == "n":
                 break
             factor = p.prefix()
