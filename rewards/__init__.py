@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .verify import Verdict, check_gold, explain, extract_answer, verify, verify_many
+from .verify import GoldReport, Verdict, check_gold, explain, extract_answer, verify, verify_many
 
-__all__ = ["Verdict", "check_gold", "explain", "extract_answer", "verify", "verify_many"]
+__all__ = ["GoldReport", "Verdict", "check_gold", "explain", "extract_answer", "verify", "verify_many"]

@@ -131,6 +131,8 @@ def clean(text: str) -> str:
         text = text.lstrip("= ")
     if "10" in text:
         text = _TIMES_TEN.sub("*", text)
+    if text[-2:] in ("st", "nd", "rd", "th") and text[:-2].isdigit():
+        text = text[:-2]
     if _CJK.search(text):
         text = _without_chinese_prose(text)
     if text[:1].isalpha():

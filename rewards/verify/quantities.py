@@ -55,6 +55,8 @@ def starts_unit(p: Parser) -> bool:
             return True
         if value not in LETTER_UNITS:
             return False
+        if p.spaced and p.tokens[p.at - 1][0] == "n" and p.peek()[1] == "/":
+            return p.peek(2)[1] in LETTER_UNITS or p.peek(2)[1] in UNITS  # 5 m/s
         upright = p.peek()[:2] == ("t", "")
         return upright and p.tokens[p.at - 1][0] != "s"
     if value in UNITS:

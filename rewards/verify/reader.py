@@ -122,6 +122,13 @@ class Reader:
             return Group("list", tuple(items))
         return Group(node.head, tuple(items))
 
+    def point_or_value(self, node: Op) -> Answer:
+        """A(2, 3) is the point A; f(2, 3) a value of f, and C(5, 2) a binomial coefficient."""
+        name = node.args[0]
+        if isinstance(name, Sym) and name.name.isupper() and name.name != "C" and len(node.args) > 2:
+            return Named(name.name, self.group(Op("tuple", node.args[1:])), None)
+        return self.scalar(node)
+
     def plus_minus(self, node: Op) -> Answer:
         return Group("list", tuple(self.answer(v) for v in without_plus_minus(node)))
 
@@ -262,6 +269,8 @@ class Reader:
         region = as_region(answer, self.evaluator)
         if name is None:
             raise ParseError("membership of something that is no name")
+        if isinstance(answer, Group) and answer.kind == "set":
+            return Group("list", tuple(Named(name, item, None) for item in answer.items))  # x ∈ {1, 2}
         return Named(name, answer, None) if region is None else Region(name, region.parts)
 
     def _equality(self, sides: list[Node], operators: list[str]) -> Answer:
@@ -333,6 +342,7 @@ _STRUCTURES = {
     "oc": Reader.interval,
     "co": Reader.interval,
     **dict.fromkeys(("cup", "cap", "minus"), Reader.combined),
+    "apply": Reader.point_or_value,
     "ratio": Reader.ratio,
     "matrix": Reader.matrix,
     "det": Reader.determinant,

@@ -119,6 +119,9 @@ def tokenize(text: str) -> list[Token]:
         if kind == "n":
             if len(value) > MAX_DIGITS:
                 raise TooLarge(f"a number of {len(value)} digits, more than {MAX_DIGITS}")
+            if " " in value and tokens and tokens[-1][1] in ("_", "^"):
+                value = value[: value.index(" ")]  # \log_5 125
+                position = start + len(value)
             if (
                 "," in value
                 and "{" not in value

@@ -49,6 +49,7 @@ SYNONYMS = {
     for phrase in phrases.split("|")
 }
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|bm|emph)\s*(?=\{)")
+_CHINESE = re.compile(r"([二三四五六七八九])?十([一二三四五六七八九])?|([零一二三四五六七八九])")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?\s?m\.?", re.I)
 _UNIT_WORDS = re.compile(r"\^\{?-?\d+\}?|[^\s/*·^]+|[/*·^]")
 _CHOICE = re.compile(r"(?:(?:option|choice|answer|选项|选)\s*[:：]?\s*)?[(\[]?\s*([A-Ja-j])\s*[)\].:,]?", re.I)
@@ -74,6 +75,10 @@ def _number(phrase: str) -> int | Fraction | None:
     whole = _NUMBER_WORDS.get(phrase)
     if whole is not None:
         return whole
+    chinese = _CHINESE.fullmatch(phrase)
+    if chinese:
+        tens, units, single = ("零一二三四五六七八九".index(d) if d else None for d in chinese.groups())
+        return single if single is not None else 10 * (tens or 1) + (units or 0)
     first, _, last = phrase.rpartition(" ")
     count = 1 if first in ("", "a", "an") else _NUMBER_WORDS.get(first)
     if count is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlzero.grpo.config import ConfigError, at_least, option
+from rlzero.grpo.config import Concern, ConfigError, at_least, option
 
 
 @dataclass
-class ThoughtsConfig:
+class ThoughtsConfig(Concern):
     """What is learned from."""
 
     thoughts: list[str] = option(
@@ -22,7 +22,7 @@ class ThoughtsConfig:
     template: str = option("r1_zero", "Prompt template by name, or its text with {prompt}: the one RL will use.")
     max_length: int | None = option(None, "Leave out longer thoughts, prompt included. Default: the model's context.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.thoughts:
             raise ConfigError("thoughts is empty: name at least one source of thoughts.")
         if self.num_thoughts is not None:
@@ -34,7 +34,7 @@ class ThoughtsConfig:
 
 
 @dataclass
-class StageConfig:
+class StageConfig(Concern):
     """The update and the run."""
 
     output_dir: str = option("runs/cold_start", "Folder for the model, the thoughts and the figures.")
@@ -54,7 +54,7 @@ class StageConfig:
     eval_samples: int = option(4, "Samples per held-out problem.")
     max_completion_length: int = option(256, "New tokens per sample at most.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "eval_samples"):
             at_least(name, getattr(self, name), 1)
         at_least("max_completion_length", self.max_completion_length, 1)
