@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from rewards.registry import Reward
 from rlzero.grpo.trainer import StepResult
 
 
-def rollout_rows(result: StepResult, accelerator: Accelerator) -> list[dict[str, Any]]:
+def rollout_rows(result: StepResult, rewards: Sequence[Reward], accelerator: Accelerator) -> list[dict[str, Any]]:
     """One row per completion of the step, from all processes, as `RunDirectory.write_rollouts` takes them."""
     rows = [
         {
@@ -24,7 +26,8 @@ def rollout_rows(result: StepResult, accelerator: Accelerator) -> list[dict[str,
             "reward": float(reward),
             "advantage": float(advantage),
             "correct": sample.right,
-            **{f"reward/{name}": value for name, value in sample.rewards.items()},
+            "format": sample.rewards["format"],
+            **{f"reward/{reward.name}": sample.rewards[reward.name] for reward in rewards},
         }
         for group, advantages in zip(result.groups, result.advantages, strict=True)
         for rollout, sample, reward, advantage in zip(
@@ -46,7 +49,7 @@ def step_metrics(
         "step": result.step,
         "reward": _mean(rows, "reward"),
         "accuracy": _mean(rows, "correct"),
-        "format": _mean(rows, "reward/format"),
+        "format": _mean(rows, "format"),
         "completion_length": float(lengths.mean()),
         "completion_length_p10": float(np.percentile(lengths, 10)),
         "completion_length_p90": float(np.percentile(lengths, 90)),

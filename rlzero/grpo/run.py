@@ -157,7 +157,7 @@ def one_step(run: Run, shown: Progress, start: float) -> None:
     trainer, settings = run.trainer, run.recipe.run
     rate = trainer.scheduler.get_last_lr()[0]
     result = trainer.step()
-    rows = rollout_rows(result, run.accelerator)
+    rows = rollout_rows(result, run.rewards, run.accelerator)
     metrics = step_metrics(result, rows, rate, time.perf_counter() - start, run.recipe.rollout.num_generations)
     if run.accelerator.is_main_process:
         run.directory.write_rollouts(result.step, rows)

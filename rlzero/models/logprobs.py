@@ -42,9 +42,7 @@ def token_logprobs(
             start = 0
             while start < len(order):
                 stop = start + 1
-                while (
-                    stop < len(order) and (stop + 1 - start) * len(sequences[order[stop]]) <= max_batch_tokens
-                ):
+                while stop < len(order) and (stop + 1 - start) * len(sequences[order[stop]]) <= max_batch_tokens:
                     stop += 1
                 batch = order[start:stop]
                 scored = _score_batch(model, [sequences[i] for i in batch], temperature)
@@ -72,9 +70,7 @@ def accepted_options(model: PreTrainedModel, **options) -> dict:
     return known
 
 
-def _score_batch(
-    model: PreTrainedModel, sequences: Sequence[Sequence[int]], temperature: float
-) -> list[np.ndarray]:
+def _score_batch(model: PreTrainedModel, sequences: Sequence[Sequence[int]], temperature: float) -> list[np.ndarray]:
     lengths = [len(sequence) for sequence in sequences]
     if min(lengths) < 1:
         raise ValueError("cannot score an empty sequence: give at least one token id a sequence.")
@@ -83,10 +79,7 @@ def _score_batch(
     for row, sequence in enumerate(sequences):
         ids_BT[row, : lengths[row]] = torch.as_tensor(np.asarray(sequence, dtype=np.int64))
     ids_BT = ids_BT.to(model.device)
-    mask_BT = (
-        torch.arange(longest, device=model.device)[None, :]
-        < torch.tensor(lengths, device=model.device)[:, None]
-    )
+    mask_BT = torch.arange(longest, device=model.device)[None, :] < torch.tensor(lengths, device=model.device)[:, None]
     options = accepted_options(model)
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False, **options).logits
     logits_BTV = logits_BTV[:, :-1].float() / temperature

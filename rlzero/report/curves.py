@@ -82,9 +82,7 @@ def _draw_share(
     _place_labels(axis, labels)
 
 
-def _draw_length(
-    axis: Axes, metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
-) -> None:
+def _draw_length(axis: Axes, metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
     steps = _column(metrics, "step")
     low = _column(metrics, "completion_length_p10")
     high = _column(metrics, "completion_length_p90")
@@ -229,9 +227,7 @@ def _dress(axis: Axes, title: str, last_step: float) -> None:
         axis.spines[side].set_color("#9ca3af")
 
 
-def _add_wall_time(
-    axis: Axes, metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
-) -> None:
+def _add_wall_time(axis: Axes, metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
     """A second x axis with round times: where in the steps they were passed."""
     from matplotlib.ticker import MaxNLocator
 
@@ -244,9 +240,7 @@ def _add_wall_time(
     seconds = np.maximum.accumulate([known[step] for step in steps])
     if seconds[-1] <= 0:
         return
-    unit, name = next(
-        (u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds[-1] >= 3 * u or u == 1
-    )
+    unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds[-1] >= 3 * u or u == 1)
     marks = np.array(MaxNLocator(5, steps=[1, 2, 3, 5, 6, 10]).tick_values(0, seconds[-1] / unit))
     marks = marks[(marks * unit >= seconds[0]) & (marks * unit <= seconds[-1])]
     places = np.interp(marks * unit, seconds, steps)

@@ -140,9 +140,7 @@ class Progress:
         elapsed = as_duration(time.monotonic() - self._started)
         grid.add_row(
             Text.assemble(("step ", "bold"), (f"{done}/{self._total}", "bold")),
-            ProgressBar(
-                total=max(1, self._total), completed=done, complete_style="blue", finished_style="green"
-            ),
+            ProgressBar(total=max(1, self._total), completed=done, complete_style="blue", finished_style="green"),
             Text.assemble(
                 (f"{self._phase} · " if self._phase else "", "yellow"),
                 elapsed,

@@ -66,9 +66,7 @@ def rewrite_records(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> No
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line with the keys in `METRIC_ORDER`; `step` is required, NaN becomes null."""
     if "step" not in record:
-        raise ValueError(
-            f"a record in {path.name} must say its step, and this one has {sorted(record)}. Add 'step'."
-        )
+        raise ValueError(f"a record in {path.name} must say its step, and this one has {sorted(record)}. Add 'step'.")
     ordered = [key for key in METRIC_ORDER if key in record]
     ordered += sorted(key for key in record if key not in METRIC_ORDER)
     line = json.dumps({key: as_plain(record[key]) for key in ordered}, allow_nan=False)

@@ -40,9 +40,7 @@ def show_header(title: str, facts: Mapping[str, Any], console: Console | None = 
     console.print(_panel(grid, title, console))
 
 
-def show_summary(
-    summary: Mapping[str, Any], console: Console | None = None, path: str | Path | None = None
-) -> None:
+def show_summary(summary: Mapping[str, Any], console: Console | None = None, path: str | Path | None = None) -> None:
     """The table of base against trained, with confidence intervals and the difference.
 
     summary: {"base": {...}, "trained": {...}, "wall_seconds"} with `pass@k`, `format` and `length`, each with
@@ -103,9 +101,7 @@ def show_samples(
 
 def _panel(content: Any, title: str, console: Console) -> Panel:
     width = min(console.width, _MAX_WIDTH)
-    return Panel(
-        content, title=Text(title), title_align="left", border_style="blue", padding=(0, 1), width=width
-    )
+    return Panel(content, title=Text(title), title_align="left", border_style="blue", padding=(0, 1), width=width)
 
 
 def _figure_names(figures: Mapping[str, Any]) -> list[str]:

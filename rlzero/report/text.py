@@ -46,8 +46,7 @@ def sparkline(values: Sequence[float | None], width: int, low: float | None = No
     span = max(finite) - bottom
     top_block = len(_BLOCKS) - 1
     return "".join(
-        " " if mean is None else _BLOCKS[round((mean - bottom) / span * top_block) if span else 0]
-        for mean in means
+        " " if mean is None else _BLOCKS[round((mean - bottom) / span * top_block) if span else 0] for mean in means
     )
 
 

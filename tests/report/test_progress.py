@@ -89,16 +89,12 @@ def test_model_text_can_neither_style_nor_steer_the_terminal():
 def test_without_a_terminal_there_is_one_plain_line_per_step_and_no_control_character():
     # FORCE_COLOR is set by several CI services and must not bring escapes into the log.
     environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    done = subprocess.run(
-        [sys.executable, "-c", DEMO], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", DEMO], capture_output=True, text=True, check=True, env=environment)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout)
     steps = [line for line in done.stdout.split("\n") if line.startswith("step ")]
     assert len(steps) == 5
     assert steps[0] == "step 0/3  held-out pass@1 0.200 [0.150, 0.250]  format 0.700"
-    assert steps[1].startswith(
-        "step 1/3  reward 0.500  accuracy 0.250  format –  length 11.0  reward/mine 0.125"
-    )
+    assert steps[1].startswith("step 1/3  reward 0.500  accuracy 0.250  format –  length 11.0  reward/mine 0.125")
     assert "entropy –  grad norm 0.400  Δlogp 1.0e-06  tok/s 3k  cut off 50%" in steps[1]
     assert "1.00 s (generate 60% reward 0% train 30% sync 10%)" in steps[1]
 

@@ -35,12 +35,8 @@ def test_summary_shows_base_trained_interval_and_difference_in_one_line_each(wid
     console = make_console(width)
     base = {"pass@1": 0.2, "pass@1_interval": [0.15, 0.25], "pass@8": 0.8, "format": 0.7, "length": 10.0}
     trained = {"pass@1": 0.95, "pass@1_interval": [0.93, 0.97], "pass@8": 0.9, "format": None, "length": 25.0}
-    show_summary(
-        {"base": base, "trained": trained, "wall_seconds": 125.0, "config": {}}, console, "runs/zero"
-    )
-    lines = {
-        line.strip("│ ").split(" ")[0]: line.strip("│ ").split() for line in text_of(console).split("\n")
-    }
+    show_summary({"base": base, "trained": trained, "wall_seconds": 125.0, "config": {}}, console, "runs/zero")
+    lines = {line.strip("│ ").split(" ")[0]: line.strip("│ ").split() for line in text_of(console).split("\n")}
     assert lines["pass@1"][1:] == ["0.200", "[0.150,", "0.250]", "0.950", "[0.930,", "0.970]", "+0.750"]
     assert lines["pass@8"][1:] == ["0.800", "0.900", "+0.100"]
     assert lines["format"][1:] == ["0.700", "–", "–"]
