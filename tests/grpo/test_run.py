@@ -54,7 +54,7 @@ def test_every_rollout_is_recorded_with_its_reward_per_function(finished):
 
     for step, metrics in enumerate(read_metrics(finished[0].output), start=1):
         rows = pq.read_table(finished[0].output / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
-        assert set(rows[0]) == {*ROLLOUT_COLUMNS, "reward/accuracy", "reward/format", "reward/coin"}
+        assert set(rows[0]) == {*ROLLOUT_COLUMNS, "format", "reward/accuracy", "reward/format", "reward/coin"}
         assert len(rows) == 8
         assert np.mean([row["reward"] for row in rows]) == pytest.approx(metrics["reward"])
         assert {row["step"] for row in rows} == {step}
