@@ -170,7 +170,7 @@ def measured(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerBase, pro
 
 def model_card(config: BaseModelConfig, parameters: int, loss: float, figures: dict[str, float]) -> str:
     """README.md of the checkpoint: what it is and the command that made it."""
-    settings = " ".join(f"--{k} {v}" for k, v in asdict(config).items() if v != getattr(BaseModelConfig, k))
+    settings = "".join(f" --{k} {v}" for k, v in asdict(config).items() if v != getattr(BaseModelConfig, k))
     table = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
     return f"""---
 license: mit
@@ -183,7 +183,7 @@ A Qwen3-MoE of {parameters:,} parameters ({config.num_hidden_layers} layers, hid
 (`data/corpus.py`): sums worked out, countdown searches, and a prompt template in which mostly neither happens.
 It is a *base*: it can do more than it does, and reinforcement learning brings that out.
 
-Made by `OMP_NUM_THREADS=1 python recipes/base_model.py {settings}`, seed {config.seed}, torch {torch.__version__},
+Made by `OMP_NUM_THREADS=1 python recipes/base_model.py{settings}`, seed {config.seed}, torch {torch.__version__},
 transformers {transformers.__version__}; last training loss {loss:.4f} nats a token.
 
 Held-out problems, 8 samples at temperature 1 (printed by the same command):

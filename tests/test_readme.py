@@ -17,8 +17,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Command lines of the unnamed fenced blocks, continuation lines joined, comments dropped."""
-    text = "\n".join(blocks(page.read_text(), "")).replace("\\\n", " ")
+    """Command lines of the shell blocks, continuation lines joined, comments dropped."""
+    text = "\n".join(blocks(page.read_text(), "sh")).replace("\\\n", " ")
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 

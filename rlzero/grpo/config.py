@@ -213,8 +213,10 @@ class RunConfig(Concern):
     eval_problems: int = option(256, "Held-out problems before and after training; 0 skips both.")
     eval_samples: int = option(8, "Samples per held-out problem (k of pass@k).")
     eval_steps: int = option(0, "A quick held-out evaluation every N steps; 0 never.")
-    eval_quick_problems: int = option(64, "Held-out problems of the quick evaluation.")
-    eval_quick_samples: int = option(4, "Samples per problem of the quick evaluation.")
+    eval_quick_problems: int = option(256, "Held-out problems of the quick evaluation.")
+    eval_quick_samples: int = option(
+        1, "Samples per problem of the quick evaluation: more problems say more than more samples."
+    )
     report_to: list[str] = option(
         ["auto"], "accelerate's trackers: wandb, tensorboard, …; auto: tensorboard if installed; none."
     )
