@@ -33,7 +33,8 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-_SCRATCH = "/tmp"
+# Not /tmp: an interpreter may live below it, and the scratch folder would cover it.
+_SCRATCH = "/scratch"
 
 
 class _MountAttr(ctypes.Structure):
