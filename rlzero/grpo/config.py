@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import torch
+
 from rlzero.grpo.advantage import ADVANTAGES
 from rlzero.grpo.loss import LOSSES
 
@@ -94,6 +96,11 @@ class ModelConfig(Concern):
     attn_implementation: str | None = option(None, "As in transformers: sdpa, eager, flash_attention_2, …")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     trust_remote_code: bool = option(False, "Run code that comes with the model. Off unless you ask.")
+
+    @property
+    def computes_in_bfloat16(self) -> bool:
+        """What `bf16` says, and where it says nothing, what the hardware can."""
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported() if self.bf16 is None else self.bf16
 
 
 @dataclass

@@ -59,15 +59,12 @@ class Checked:
 
 def check(recipe: Recipe) -> Checked:
     """Names, weights, signatures and combinations: reads no model and no data."""
-    bf16 = recipe.model.bf16
-    if bf16 is None:
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return Checked(
         template=get_template(recipe.data.template),
         rewards=load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights),
         engine=resolve_engine(recipe.rollout.rollout),
         trackers=tracker_names(recipe.run.report_to),
-        bf16=bf16,
+        bf16=recipe.model.computes_in_bfloat16,
     )
 
 

@@ -149,9 +149,6 @@ def run(stage: ColdStart) -> dict[str, Any]:
 
 def training_arguments(model_config: ModelConfig, config: StageConfig) -> SFTConfig:
     """What TRL's trainer is told. Making it also joins this process to the others of the launch."""
-    bf16 = model_config.bf16
-    if bf16 is None:
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return SFTConfig(
         output_dir=config.output_dir,
         num_train_epochs=config.num_train_epochs,
@@ -163,7 +160,7 @@ def training_arguments(model_config: ModelConfig, config: StageConfig) -> SFTCon
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=bf16,
+        bf16=model_config.computes_in_bfloat16,
         gradient_checkpointing=model_config.gradient_checkpointing,
         # Tokens come ready: nothing is left for TRL to tokenize, pack or cut off.
         completion_only_loss=True,
