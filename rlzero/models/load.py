@@ -85,6 +85,7 @@ def load_tokenizer(
     Raises ModelError for a missing folder or tokenizer and for one without an end-of-sequence token.
     """
     _check_place(path)
+    _register_own_model()
     from transformers import AutoTokenizer
 
     try:
@@ -118,6 +119,7 @@ def check_model(path: str | Path, trust_remote_code: bool = False, revision: str
             f"folder {str(path)!r} holds no model: there is no config.json in it. "
             "Name the folder that save_pretrained wrote."
         )
+    _register_own_model()
     from transformers import AutoConfig
 
     try:
@@ -152,6 +154,11 @@ def may_be_hub_id(path: str | Path) -> bool:
     Asking the hub costs half a minute of retries where there is no network, so it is asked only then.
     """
     return bool(_HUB_ID.fullmatch(str(path))) and not Path(path).parent.is_dir()
+
+
+def _register_own_model() -> None:
+    """Let transformers' Auto classes know the model type of our decoder. Here, since the import takes its time."""
+    import rlzero.models.decoder  # noqa: F401
 
 
 def _is_causal_lm(config: PretrainedConfig) -> bool:
