@@ -43,6 +43,12 @@ class MoEPreTrainedModel(PreTrainedModel):
         # transformers looks for its decorator in the text of the model's own file; it stands in experts.py.
         return True
 
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        # On a CPU our loop over experts is as fast as one grouped kernel (benchmarks/moe_layer.py), and takes any
+        # width: in bfloat16 the kernel wants multiples of eight.
+        hardware = "grouped_mm" if torch.cuda.is_available() else "eager"
+        return super().get_correct_experts_implementation(requested_experts or hardware)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -97,7 +103,7 @@ class MoEModel(MoEPreTrainedModel):
             position_ids = torch.arange(past, past + hidden_BTD.shape[1], device=hidden_BTD.device)[None]
         mixing = self.mixing(hidden_BTD, attention_mask, position_ids, past_key_values)
         asked = self.config.output_router_logits if output_router_logits is None else output_router_logits
-        with recorded_routing(self.layers, self.config, self.training or asked):
+        with recorded_routing(self.layers, self.training or asked):
             for layer in self.layers:
                 hidden_BTD = layer(hidden_BTD, past_key_values=past_key_values, **mixing, **kwargs)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_BTD), past_key_values=past_key_values)
@@ -185,7 +191,7 @@ class MoEForCausalLM(MoEPreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
             own_targets = (labels[:, 1:] != -100).sum().clamp(min=1)
             targets = own_targets if kwargs.get("num_items_in_batch") is None else kwargs["num_items_in_batch"]
-        with recorded_routing([module.mtp_block for module in self.mtp], self.config, learns):
+        with recorded_routing([module.mtp_block for module in self.mtp], learns):
             if learns and len(self.mtp) > 0:
                 ahead = mtp_loss(
                     self.mtp, self.lm_head, hidden_BTD, inputs_embeds, labels, positions_BT, attention_mask,

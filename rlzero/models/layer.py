@@ -26,10 +26,7 @@ MIXERS: dict[str, Any] = {"gqa": GroupedQueryAttention, "mla": LatentAttention, 
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """h ← h + mixer(norm(h)), then h ← h + mlp(norm(h)) unless the layer's mlp_layer_types entry is "none".
-
-    routing: what the experts' router decided in the newest forward pass within `recorded_routing`.
-    """
+    """h ← h + mixer(norm(h)), then h ← h + mlp(norm(h)) unless the layer's mlp_layer_types entry is "none"."""
 
     def __init__(self, config: MoEConfig, layer_idx: int, mlp_kind: str) -> None:
         super().__init__()
@@ -39,38 +36,28 @@ class DecoderLayer(GradientCheckpointingLayer):
         if mlp_kind != "none":
             self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
             self.mlp = MoELayer(config) if mlp_kind == "sparse" else make_mlp(config, config.intermediate_size)
-        self.recording = False
-        self.routing: Routing | None = None
 
     def forward(self, hidden_BTD: Tensor, **mixing: Any) -> Tensor:
         """float[B, T, D]."""
         hidden_BTD = hidden_BTD + self.self_attn(self.input_layernorm(hidden_BTD), **mixing)
         if self.mlp is None:
             return hidden_BTD
-        try:
-            return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))
-        finally:
-            if isinstance(self.mlp, MoELayer):
-                if self.recording:
-                    self.routing = self.mlp.last
-                else:
-                    # Gradient checkpointing runs the layer once more in the backward pass, and leaves it by an
-                    # exception. A routing kept from there would keep the layer's activations in memory.
-                    self.mlp.last = self.routing
+        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))
+
+    @property
+    def routing(self) -> Routing | None:
+        """What the experts' router decided in the newest pass within `recorded_routing`."""
+        return self.mlp.last if isinstance(self.mlp, MoELayer) else None
 
 
 @contextmanager
-def recorded_routing(layers: Iterable[DecoderLayer], config: MoEConfig, recording: bool) -> Iterator[None]:
+def recorded_routing(layers: Iterable[DecoderLayer], recording: bool) -> Iterator[None]:
     """Forget what these layers routed before and, where `recording`, note what they route in here."""
-    layers, asked = list(layers), config.output_router_logits
-    for layer in layers:
-        layer.recording, layer.routing = recording, None
-        if isinstance(layer.mlp, MoELayer):
-            layer.mlp.last = None
-    config.output_router_logits = recording
+    experts = [layer.mlp for layer in layers if isinstance(layer.mlp, MoELayer)]
+    for mlp in experts:
+        mlp.recording, mlp.last = recording, None
     try:
         yield
     finally:
-        config.output_router_logits = asked
-        for layer in layers:
-            layer.recording = False
+        for mlp in experts:
+            mlp.recording = False

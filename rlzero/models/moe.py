@@ -18,8 +18,8 @@ class MoELayer(nn.Module):
     """h = Σ_i shared_i(u) + Σ_i g_i E_i(u) without the residual: DeepSeekMoE (2401.06066), eq. 9.
 
     exact: nothing in the routing of a token is left to chance or to other tokens, in training mode too.
-    last: the routing of the newest forward pass in training mode, or where config.output_router_logits asks for it;
-    otherwise None.
+    recording: keep the routing of the newest forward pass in `last`. The decoder records in its own forward pass alone,
+    not where gradient checkpointing runs a layer again: what is kept from there would keep activations in memory.
     load_E: int64[E], assignments counted since the bias was last moved (balance.count_load); None before the first.
     It is no buffer, since DDP would overwrite it with the main process's.
     """
@@ -33,6 +33,7 @@ class MoELayer(nn.Module):
             # Experts that always run side by side are one network of their summed width.
             self.shared_experts = make_mlp(config, config.moe_intermediate_size * config.n_shared_experts)
         self.exact = False
+        self.recording = True
         self.last: Routing | None = None
         self.load_E: Tensor | None = None
 
@@ -43,7 +44,8 @@ class MoELayer(nn.Module):
         factor = self.capacity_factor
         if factor is not None:
             routing = drop(routing, self.config, factor)
-        self.last = routing if self.training or self.config.output_router_logits else None
+        if self.recording:
+            self.last = routing
         mixed = self.experts(hidden_TD, routing.indices, routing.weights).view_as(hidden)
         return mixed + self.shared_experts(hidden) if self.config.n_shared_experts > 0 else mixed
 

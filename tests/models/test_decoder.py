@@ -280,3 +280,13 @@ def test_lower_precision_stays_close(kind, dtype) -> None:
         rounded = lower(ids[:, 8:], attention_mask=mask, position_ids=positions[:, 8:], past_key_values=cache).logits
     assert rounded.dtype == torch.bfloat16
     assert 1e-6 < (exact.softmax(-1) - rounded[:, -1].float().softmax(-1)).abs().mean() < 0.01
+
+
+def test_the_kernel_of_the_experts_follows_the_hardware_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    for cuda in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        chosen.append(AutoModelForCausalLM.from_config(make_config()).config._experts_implementation)
+    assert chosen == ["eager", "grouped_mm"]
+    named = AutoModelForCausalLM.from_config(make_config(), experts_implementation="batched_mm")
+    assert named.config._experts_implementation == "batched_mm"

@@ -145,18 +145,15 @@ def test_jitter_reaches_the_router_and_not_the_experts() -> None:
     torch.testing.assert_close(output.flatten(0, 1), wanted)
 
 
-def test_routing_is_kept_in_training_and_on_request() -> None:
-    layer = random_layer(topk_method="greedy")
+def test_routing_is_kept_while_recording() -> None:
+    layer = random_layer(topk_method="greedy").train()
     layer(random_hidden())
-    assert layer.last is None
-    layer.config.output_router_logits = True
+    kept = layer.last
+    assert kept.logits.shape == (21, EXPERTS)
+    assert kept.weights.requires_grad
+    layer.recording = False
     layer(random_hidden())
-    assert layer.last.logits.shape == (21, EXPERTS)
-    layer.config.output_router_logits = False
-    layer.train()(random_hidden())
-    assert layer.last.weights.requires_grad
-    layer.eval()(random_hidden())
-    assert layer.last is None
+    assert layer.last is kept
 
 
 def test_every_parameter_has_a_gradient_though_no_token_reaches_an_expert() -> None:
