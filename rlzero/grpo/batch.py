@@ -39,7 +39,8 @@ class Batch:
     """One microbatch of R rows, padded on the right to L tokens. T = L − 1 predictions: entry t is about token t + 1.
 
     input_ids int64[R, L]; completion_mask bool[R, T], sampler_logprobs float32[R, T]; advantages, weights
-    float32[R]; first: the smallest t that is about a completion token in any row.
+    float32[R]; first: the smallest t that is about a completion token in any row; routing int16[R, L, layers, K]:
+    the experts that the engine ran for each token, −1 where nothing was recorded, None where nothing was at all.
     """
 
     input_ids: torch.Tensor
@@ -48,6 +49,12 @@ class Batch:
     advantages: torch.Tensor
     weights: torch.Tensor
     first: int
+    routing: torch.Tensor | None = None
+
+    @property
+    def read(self) -> torch.Tensor:
+        """bool[R, T]: the tokens of prompt and completion that something is predicted from; padding is not."""
+        return self.completion_mask.flip(1).cummax(1).values.flip(1)
 
     def to(self, device: torch.device) -> Batch:
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
@@ -90,4 +97,16 @@ def _pad(rows: Sequence[TrainingSample], pad_id: int) -> Batch:
         advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
         first=min(len(row.rollout.prompt_ids) for row in rows) - 1,
+        routing=_pad_routing([row.rollout.routing for row in rows], longest),
     )
+
+
+def _pad_routing(rows: Sequence[np.ndarray | None], longest: int) -> torch.Tensor | None:
+    """int16[R, longest, layers, K], −1 beyond each row's own; None where an engine did not record."""
+    recorded = [row for row in rows if row is not None]
+    if len(recorded) < len(rows):
+        return None
+    routing = torch.full((len(rows), longest, *recorded[0].shape[1:]), -1, dtype=torch.int16)
+    for i, row in enumerate(recorded):
+        routing[i, : len(row)] = torch.from_numpy(row)
+    return routing

@@ -17,6 +17,7 @@ from rlzero.grpo.loss import LOSSES
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
 )  # fmt: skip
+ROUTER_BIAS = ("frozen", "update")
 
 
 class ConfigError(ValueError):
@@ -188,10 +189,17 @@ class GRPOConfig(Concern):
     adam_beta2: float = option(0.95, "AdamW's.")
     max_grad_norm: float = option(1.0, "Gradient clipping.")
     tokens_per_microbatch: int = option(8192, "Padded tokens per forward pass; gradients accumulate.")
+    router_replay: bool = option(
+        False, "Mixture of experts: train with the experts that the engine ran (R3), gates computed anew."
+    )
+    router_bias: str = option(
+        "frozen", "The bias by which DeepSeek-V3's routers choose: frozen, or update (by load, after each step)."
+    )
 
     def check(self) -> None:
         choose("advantage", self.advantage, ADVANTAGES)
         choose("loss_type", self.loss_type, LOSSES)
+        choose("router_bias", self.router_bias, ROUTER_BIAS)
         for name in ("prompts_per_step", "max_steps", "num_iterations", "tokens_per_microbatch"):
             at_least(name, getattr(self, name), 1)
         choose("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)

@@ -62,10 +62,13 @@ def step_metrics(
         "clip_ratio": update.get("clip_ratio"),
         "logprob_diff": update.get("logprob_diff", update["sync_diff"]),
         "logprob_diff_max": update.get("logprob_diff_max"),
+        "mismatch_kl": update.get("mismatch_kl"),
+        "ratio_above_2": update.get("ratio_above_2"),
         "sync_diff": update["sync_diff"],
         "learning_rate": learning_rate,
         "tokens": int(lengths.sum()),
         "trained_tokens": int(update["trained_tokens"]),
+        **{name: value for name, value in update.items() if name.startswith("experts/")},
         **{f"time_{name}": seconds for name, seconds in result.seconds.items()},
         "wall_seconds": wall_seconds,
     }

@@ -99,7 +99,7 @@ def train(run: Run, start: float) -> int:
     if main_process:
         if recipe.run.resume:
             directory.truncate_after(trainer.done, ("trained",) if trainer.done else ("base", "trained"))
-        header = describe(recipe, check(recipe)) | {
+        header = describe(recipe, run.checked) | {
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "engine": trainer.engine.name,
             "device": f"{run.accelerator.num_processes} × {run.accelerator.device}",
@@ -157,7 +157,7 @@ def one_step(run: Run, shown: Progress, start: float) -> None:
     trainer, settings = run.trainer, run.recipe.run
     rate = trainer.scheduler.get_last_lr()[0]
     result = trainer.step()
-    rows = rollout_rows(result, run.rewards, run.accelerator)
+    rows = rollout_rows(result, run.checked.rewards, run.accelerator)
     metrics = step_metrics(result, rows, rate, time.perf_counter() - start, run.recipe.rollout.num_generations)
     if run.accelerator.is_main_process:
         run.directory.write_rollouts(result.step, rows)
@@ -185,7 +185,7 @@ def evaluate_heldout(run: Run, problems: int, samples: int) -> EvalResult | None
         seed=derived_seed(run.recipe.run.seed, "evaluation"),
     )
     chosen = run.heldout[:problems]
-    return evaluate(run.trainer.engine, run.tokenizer, chosen, run.template, sampling, run.rewards)
+    return evaluate(run.trainer.engine, run.tokenizer, chosen, run.checked.template, sampling, run.checked.rewards)
 
 
 def log_evaluation(run: Run, shown: Progress, result: EvalResult | None, start: float, kind: str) -> None:
@@ -217,7 +217,7 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
         return
     run.accelerator.unwrap_model(run.trainer.model).save_pretrained(directory.model, state_dict=state)
     run.tokenizer.save_pretrained(directory.model)
-    save_template(run.template, directory.model)
+    save_template(run.checked.template, directory.model)
     metrics, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
     plot_curves(metrics, evaluations, directory.curves)
     if trained is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from data.templates import Template, get_template
 from rewards.registry import Reward, load_rewards, probe
 from rlzero.grpo.checkpoint import checkpoints
 from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.moe import check_experts
 from rlzero.grpo.problems import ProblemFeed
 from rlzero.grpo.scoring import Scorer
 from rlzero.grpo.trainer import GRPOTrainer
@@ -39,9 +40,8 @@ class Run:
     accelerator: Accelerator
     trainer: GRPOTrainer
     tokenizer: PreTrainedTokenizerBase
-    template: Template
+    checked: Checked
     source: ProblemSource
-    rewards: tuple[Reward, ...]
     heldout: list[Problem]
     directory: RunDirectory
 
@@ -88,6 +88,7 @@ def set_up(recipe: Recipe) -> Run:
     sample = sorted(sample, key=lambda problem: len(problem.prompt), reverse=True)[:MEASURED_PROMPTS]
     model_length = fitting_length(recipe, checked.template, tokenizer, [*sample, *heldout], context_length(config))
     rewards = tuple(probed(reward, checked.template, tokenizer, sample[0]) for reward in checked.rewards)
+    checked = replace(checked, rewards=rewards)
 
     directory = RunDirectory(recipe.run.output_dir)
     directory.check_usable(recipe.run.resume)
@@ -104,6 +105,7 @@ def set_up(recipe: Recipe) -> Run:
     )
     set_seed(recipe.run.seed, device_specific=True)
     model = load_model(model_path, recipe.model.dtype, recipe.model.attn_implementation, trusted, revision)
+    check_experts(model, recipe.grpo)
     if recipe.model.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(
@@ -118,18 +120,19 @@ def set_up(recipe: Recipe) -> Run:
         gpu_memory_utilization=recipe.rollout.vllm_gpu_memory_utilization,
         revision=revision,
         trust_remote_code=trusted,
+        record_routing=recipe.grpo.router_replay,
     )
     feed = ProblemFeed(
         source, checked.template, tokenizer, recipe.run.seed, recipe.grpo.prompts_per_step,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
-    scorer = Scorer(rewards, checked.template, tokenizer)
+    scorer = Scorer(checked.rewards, checked.template, tokenizer)
     trainer = GRPOTrainer(recipe, accelerator, model, engine, feed, scorer, tokenizer.pad_token_id)
     # Last, so that a set-up that fails leaves no run behind.
     if accelerator.is_main_process:
         directory = RunDirectory.create(recipe.run.output_dir, as_plain_config(recipe), recipe.run.resume)
     accelerator.wait_for_everyone()
-    return Run(recipe, accelerator, trainer, tokenizer, checked.template, source, rewards, heldout, directory)
+    return Run(recipe, accelerator, trainer, tokenizer, checked, source, heldout, directory)
 
 
 def open_source(recipe: Recipe) -> ProblemSource:

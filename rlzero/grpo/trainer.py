@@ -17,6 +17,8 @@ from rlzero.grpo.advantage import ADVANTAGES, has_signal
 from rlzero.grpo.batch import Batch, ScoredGroup, TrainingSample, filler, pack
 from rlzero.grpo.config import ConfigError, Recipe
 from rlzero.grpo.loss import LOSSES, StepCounts, clipped_objective
+from rlzero.grpo.mismatch import mismatch_sums
+from rlzero.grpo.moe import ExpertRouting, prepare_experts
 from rlzero.grpo.policy import policy_logprobs
 from rlzero.grpo.problems import ProblemFeed
 from rlzero.grpo.scoring import Scorer
@@ -57,6 +59,7 @@ class GRPOTrainer:
                 f"prompts_per_step={grpo.prompts_per_step} must be a multiple of the "
                 f"{accelerator.num_processes} processes, since a group stays on one of them."
             )
+        prepare_experts(model)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=grpo.learning_rate, betas=(grpo.adam_beta1, grpo.adam_beta2),
             weight_decay=grpo.weight_decay,
@@ -66,6 +69,7 @@ class GRPOTrainer:
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.model.train()
+        self.experts = ExpertRouting(accelerator, self.model, grpo)
         accelerator.register_for_checkpointing(self.scheduler)
         self.done = 0
 
@@ -126,7 +130,8 @@ class GRPOTrainer:
             sums = UpdateSums()
             for i, batch in enumerate(batches):
                 last = i == len(batches) - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                shared = nullcontext() if last else self.accelerator.no_sync(self.model)
+                with shared, self.experts.update(batch):
                     sums.add(self._backward(batch, old[i]))
             if batches:
                 grad_norm = self._optimizer_step()
@@ -136,6 +141,7 @@ class GRPOTrainer:
                 self.optimizer.step()
             self.scheduler.step()
             stats = sums.means(self._sum_over_processes(sums.values)) | {"grad_norm": grad_norm}
+            stats |= self.experts.finish()
         return stats
 
     def _backward(self, batch: Batch, old_logprobs: torch.Tensor | None) -> list[torch.Tensor]:
@@ -149,14 +155,16 @@ class GRPOTrainer:
         loss = (token_loss * mask * batch.weights[:, None]).sum()
         # DDP and FSDP average gradients over processes; the weights already count all of them.
         self.accelerator.backward(loss * self.accelerator.num_processes)
-        difference = (logprobs.detach() - batch.sampler_logprobs).abs() * mask
-        sums = [loss.detach(), mask.sum(), (entropy * mask).sum(), (clipped & mask).sum(), difference.sum()]
-        return [*sums, difference.max()]
+        sums = [loss.detach(), mask.sum(), (entropy * mask).sum(), (clipped & mask).sum()]
+        return [*sums, *mismatch_sums(logprobs.detach() - batch.sampler_logprobs, mask)]
 
     @torch.no_grad()
     def _old_logprobs(self, batches: Sequence[Batch]) -> list[torch.Tensor | None]:
-        temperature = self.recipe.rollout.temperature
-        return [policy_logprobs(self.model, batch, temperature)[0] for batch in batches]
+        found: list[torch.Tensor | None] = []
+        for batch in batches:
+            with self.experts.replay(batch):
+                found.append(policy_logprobs(self.model, batch, self.recipe.rollout.temperature)[0])
+        return found
 
     def _optimizer_step(self) -> float:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.grpo.max_grad_norm)
@@ -208,7 +216,7 @@ class UpdateSums:
     """Running sums of one update; the largest difference is kept apart, since it does not add."""
 
     def __init__(self) -> None:
-        self.values, self.largest = [0.0] * 5, 0.0
+        self.values, self.largest = [0.0] * 7, 0.0
 
     def add(self, sums: Sequence[torch.Tensor]) -> None:
         *added, largest = [float(s) for s in sums]
@@ -216,7 +224,7 @@ class UpdateSums:
         self.largest = max(self.largest, largest)
 
     def means(self, totals: Sequence[float]) -> dict[str, float]:
-        loss, tokens, entropy, clipped, difference = totals
+        loss, tokens, entropy, clipped, difference, kl, far = totals
         if not tokens:
             return {"loss": 0.0, "trained_tokens": 0.0}
         return {
@@ -225,6 +233,8 @@ class UpdateSums:
             "entropy": entropy / tokens,
             "clip_ratio": clipped / tokens,
             "logprob_diff": difference / tokens,
+            "mismatch_kl": kl / tokens,
+            "ratio_above_2": far / tokens,
             "logprob_diff_max": self.largest,
         }
 

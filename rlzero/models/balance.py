@@ -174,9 +174,18 @@ def count_load(layers: Iterable[MoELayer], mask_T: Tensor | None = None) -> None
 
 
 @torch.no_grad()
-def update_bias(model: nn.Module, speed: float, reduce: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def move_bias(routers: Iterable[nn.Module], counts_LE: Tensor, speed: float) -> None:
     """Auxiliary-loss-free balance (2408.15664, algorithm 1; DeepSeek-V3, §2.1.2): b_i += speed · sign(mean load -
-    load_i) in every `noaux_tc` layer, by the counts since the last call, which start again at 0.
+    load_i). routers: ours or transformers', with an `e_score_correction_bias`; counts_LE: assignments of each expert,
+    over all processes."""
+    for router, counts_E in zip(routers, counts_LE, strict=True):
+        # E times the difference to the mean: whole numbers, so that an even load is exactly even.
+        missing_E = counts_E.sum() - len(counts_E) * counts_E
+        router.e_score_correction_bias += speed * missing_E.sign().to(router.e_score_correction_bias)
+
+
+def update_bias(model: nn.Module, speed: float, reduce: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """`move_bias` in every `noaux_tc` layer of our decoder, by the counts since the last call, which start again at 0.
 
     reduce: sums int64[L, E] over processes, so that all move their bias alike; every process calls this. Returns the
     summed counts, int64[L, E], of these L layers in order. Raises ValueError for a model without such a layer.
@@ -188,10 +197,8 @@ def update_bias(model: nn.Module, speed: float, reduce: Callable[[Tensor], Tenso
     counts_LE = torch.stack([zeros_E if layer.load_E is None else layer.load_E for layer in layers])
     if reduce is not None:
         counts_LE = reduce(counts_LE)
-    # E times the difference to the mean: integers, so that an even load is exactly even.
-    missing_LE = counts_LE.sum(dim=-1, keepdim=True) - counts_LE * counts_LE.shape[-1]
-    for layer, missing_E in zip(layers, missing_LE, strict=True):
-        layer.gate.e_score_correction_bias += speed * missing_E.sign()
+    move_bias([layer.gate for layer in layers], counts_LE, speed)
+    for layer in layers:
         layer.load_E = None
     return counts_LE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import torch
 
 from data.problem import Problem
 from rlzero.models.logprobs import accepted_options, autocast, token_logprobs
+from rlzero.models.routing import record_routing, router_modules
 from rlzero.rollout.cache import RolloutCache
 from rlzero.rollout.request import check_request
+from rlzero.rollout.routing_log import RoutingLog
 from rlzero.rollout.sampling import row_keys, sample_tokens, uniforms
 from rlzero.rollout.types import Group, Rollout, Sampling
 
@@ -34,7 +37,7 @@ class _Row:
 
 
 class BuiltinEngine:
-    """Batched sampling with a key-value cache, for any attention-only AutoModelForCausalLM.
+    """Batched sampling with a cache, for our own decoder and any attention-only AutoModelForCausalLM.
 
     A prompt is computed once and its cache copied to its n rows; finished rows leave the batch. A completion
     is a function of (weights, prompt, seed, position of the prompt in the call, sample position): what else
@@ -42,6 +45,7 @@ class BuiltinEngine:
 
     model: the unwrapped trainer model, not sharded. eos_token_ids: ids that end a completion. max_rows: rows
     sampled at a time, which bounds memory. autocast_dtype: mixed precision as in training, or None.
+    record_routing: rollouts say which experts were run (`Rollout.routing`).
     """
 
     name = "builtin"
@@ -54,12 +58,14 @@ class BuiltinEngine:
         max_model_len: int | None = None,
         max_rows: int = 512,
         autocast_dtype: torch.dtype | None = None,
+        record_routing: bool = False,
     ) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         self.max_model_len = min(max_model_len or limit or 2**20, limit or 2**20)
         self.max_rows = max_rows
         self.version = 0
         self._autocast_dtype = autocast_dtype
+        self._records_routing = record_routing
         self._eos_token_ids = np.array(sorted(set(eos_token_ids)), dtype=np.int64)
         self._set_model(model)
 
@@ -85,14 +91,16 @@ class BuiltinEngine:
         was_training = self._model.training
         self._model.eval()
         try:
-            with torch.no_grad(), autocast(self._model.device, self._autocast_dtype):
+            recorded = record_routing(self._model) if self._records_routing else nullcontext()
+            with torch.no_grad(), autocast(self._model.device, self._autocast_dtype), recorded as tape:
                 for start in range(0, len(rows), self.max_rows):
                     chunk = rows[start : start + self.max_rows]
-                    for row, (tokens, logprobs, reason) in zip(
-                        chunk, self._sample_rows(chunk, prompts, sampling), strict=True
-                    ):
+                    log = None if tape is None else RoutingLog(tape)
+                    sampled = self._sample_rows(chunk, prompts, sampling, log)
+                    routing = [None] * len(chunk) if log is None else log.by_row([len(s[0]) for s in sampled])
+                    for row, (tokens, logprobs, reason), experts in zip(chunk, sampled, routing, strict=True):
                         rollouts[row.prompt, row.sample] = Rollout(
-                            problems[row.prompt], prompts[row.prompt], tokens, logprobs, reason
+                            problems[row.prompt], prompts[row.prompt], tokens, logprobs, reason, experts
                         )
         finally:
             self._model.train(was_training)
@@ -124,13 +132,18 @@ class BuiltinEngine:
         unsupported = sorted(kind for kind in kinds if any(name in kind for name in _UNSUPPORTED_LAYERS))
         if unsupported:
             raise ValueError(
-                f"the built-in engine knows attention over the whole past or a sliding window; "
+                "the built-in engine knows our own decoder, and attention over the whole past or a sliding window; "
                 f"{type(model).__name__} has layers of kind {', '.join(unsupported)}. Choose --rollout vllm."
+            )
+        if self._records_routing and not router_modules(model):
+            raise ValueError(
+                "routing is recorded from the routers of our decoder, Mixtral, Qwen3Moe, DeepseekV2 and DeepseekV3, "
+                f"and {type(model).__name__} has none of them. Leave router_replay off."
             )
         self._model = model
 
     def _sample_rows(
-        self, rows: Sequence[_Row], prompts: Sequence[np.ndarray], sampling: Sampling
+        self, rows: Sequence[_Row], prompts: Sequence[np.ndarray], sampling: Sampling, log: RoutingLog | None
     ) -> list[tuple[np.ndarray, np.ndarray, str]]:
         """For each row: completion int64[C], log-probabilities float32[C] and finish reason."""
         keys_R = row_keys(
@@ -144,7 +157,7 @@ class BuiltinEngine:
         done_R = np.zeros(len(rows), dtype=bool)
         steps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         in_batch = np.arange(len(rows))
-        decoder = _Decoder(self._model, [prompts[row.prompt] for row in rows], self.max_model_len)
+        decoder = _Decoder(self._model, [prompts[row.prompt] for row in rows], self.max_model_len, log)
         while True:
             draws = torch.from_numpy(uniforms(keys_R[in_batch], len(steps))).to(decoder.logits.device)
             tokens, logprobs = sample_tokens(
@@ -172,6 +185,8 @@ class BuiltinEngine:
                 tokens = tokens[kept]
                 decoder.keep_rows(kept)
             decoder.read(tokens)
+            if log is not None:
+                log.tokens(in_batch)
 
         tokens_RC = np.zeros((len(rows), len(steps)), dtype=np.int64)
         logprobs_RC = np.zeros((len(rows), len(steps)), dtype=np.float32)
@@ -195,11 +210,13 @@ class _Decoder:
     Prompts are padded on the left, so that all rows end, and go on, in the same column.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[np.ndarray], max_model_len: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompts: Sequence[np.ndarray], max_model_len: int, log: RoutingLog | None = None
+    ) -> None:
         """prompts: int64[P] for each row; equal neighbours are computed once."""
-        self._model = model
+        self._model, self._log = model, log
         self._last_position = max_model_len - 1
-        self._cache = RolloutCache()
+        self._cache = RolloutCache(model)
         self._options = accepted_options(model, logits_to_keep=1)
         distinct = [prompts[0]]
         owner_of_row = []
@@ -223,6 +240,8 @@ class _Decoder:
         self._positions = mask.sum(-1)[owners]
         self._mask = None if self._mask is None else self._mask[owners]
         self._cache.expand_rows(owners)
+        if log is not None:
+            log.prompts([len(prompt) for prompt in distinct], owner_of_row)
 
     def read(self, tokens: torch.Tensor) -> None:
         """Append one token a row (int64[R]) and compute the logits after it."""
@@ -250,4 +269,6 @@ class _Decoder:
             use_cache=True,
             **self._options,
         )
+        if self._log is not None:
+            self._log.note(len(ids))
         return output.logits[:, -1]

@@ -11,6 +11,7 @@ import torch
 
 from rlzero.rollout.startup import chatter_kept_back, process_left_as_found
 from rlzero.rollout.types import Engine
+from rlzero.rollout.vllm_cpu_options import attention_shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,17 +53,19 @@ def make_engine(
     gpu_memory_utilization: float = 0.3,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    record_routing: bool = False,
 ) -> Engine:
     """An engine that samples from `model`'s weights as they are at `model_path`.
 
-    kind: `vllm`, `builtin`, or `auto` (vLLM where it imports). model: the unwrapped trainer model; the built-in engine
-    samples from it, vLLM loads `model_path` and is synced later. tokenizer: for its end-of-sequence id.
-    max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at a time.
-    dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the trainer.
+    kind: `vllm`, `builtin`, or `auto` (vLLM where it imports and can run the model). model: the unwrapped trainer
+    model; the built-in engine samples from it, vLLM loads `model_path` and is synced later. tokenizer: for its
+    end-of-sequence id. max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at
+    a time. dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the trainer.
+    record_routing: rollouts say which experts were run; ValueError where the engine cannot know.
     A process has one vLLM engine at a time: `close` it before making another.
     """
     ends = eos_token_ids(tokenizer, model)
-    if resolve_engine(kind) == "vllm":
+    if resolve_engine(kind) == "vllm" and _vllm_can_run(model, required=kind == "vllm"):
         # Whoever sets a logging level wants to see it.
         quiet = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR"
         with chatter_kept_back(quiet), process_left_as_found():
@@ -79,6 +82,7 @@ def make_engine(
                     seed=seed,
                     revision=revision,
                     trust_remote_code=trust_remote_code,
+                    record_routing=record_routing,
                 )
     from rlzero.rollout.builtin import BuiltinEngine
 
@@ -88,7 +92,22 @@ def make_engine(
         max_model_len=max_model_len,
         max_rows=max_num_seqs,
         autocast_dtype=None if dtype == model.dtype else dtype,
+        record_routing=record_routing,
     )
+
+
+def _vllm_can_run(model: PreTrainedModel, required: bool) -> bool:
+    """Whether vLLM has what this model is made of; ValueError if not and it is required."""
+    if model.config.model_type != "rlzero_moe":
+        return True
+    try:
+        attention_shape(model.config)
+    except ValueError as error:
+        if required:
+            raise
+        logging.getLogger(__name__).warning("%s Sampling with the built-in engine.", error)
+        return False
+    return True
 
 
 def _import_vllm_engine(required: bool) -> type[VLLMEngine] | None:

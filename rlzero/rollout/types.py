@@ -41,6 +41,8 @@ class Rollout:
         distribution that it was drawn from, so after temperature, top-k and top-p: the behaviour policy of
         importance sampling. Greedy: of the model's own distribution (temperature 1).
     finish_reason: "stop" (end-of-sequence) or "length" (truncated).
+    routing: int16[P + C - 1, L, K], the experts that the engine ran for every token that it read (all but the
+        last) in each of the model's L routers; −1 where it does not know. None unless it was asked to record.
     """
 
     problem: Problem
@@ -48,6 +50,7 @@ class Rollout:
     completion_ids: np.ndarray
     sampler_logprobs: np.ndarray
     finish_reason: str
+    routing: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

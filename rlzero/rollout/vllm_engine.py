@@ -1,11 +1,15 @@
-"""vLLM in this process. The one file that imports vllm; `make_engine` imports it when asked."""
+"""vLLM in this process; `make_engine` imports this file when asked.
+
+vllm is imported here and in what this file imports: vllm_decoder.py (our decoder in vLLM), vllm_transfer.py (its
+weights) and vllm_plugin.py (its registration).
+"""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +23,8 @@ from rlzero.rollout.sampling import row_keys
 from rlzero.rollout.startup import process_group_kept
 from rlzero.rollout.types import Group, Rollout, Sampling
 from rlzero.rollout.vllm_cpu_options import cpu_options
+from rlzero.rollout.vllm_plugin import ARCHITECTURE, register
+from rlzero.rollout.vllm_routing import RoutingRecorder
 
 # Read by vLLM when it is imported: the engine lives in this process (its weights are handed over by
 # reference), and says what goes wrong (its warnings, one a weight sync, are about what is done here on
@@ -26,27 +32,16 @@ from rlzero.rollout.vllm_cpu_options import cpu_options
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from vllm import LLM, SamplingParams
+from vllm import LLM, ModelRegistry, SamplingParams
 from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import (
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
+from rlzero.rollout.vllm_transfer import BACKEND
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-BACKEND = "rlzero_in_process"
 
 
 class VLLMEngine:
@@ -55,7 +50,8 @@ class VLLMEngine:
     model_path: checkpoint folder or hub id that the engine starts from. eos_token_ids: ids that end a
     completion. max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at
     a time. gpu_memory_utilization: share of the GPU for weights and cache (CPU: the cache takes what the
-    sequences need). seed: vLLM's own; completions depend on `Sampling.seed` alone.
+    sequences need). seed: vLLM's own; completions depend on `Sampling.seed` alone. record_routing: rollouts carry the
+    experts that the routers chose (R3); without a prefix cache and captured graphs, so slower.
 
     A completion is a function of (weights, prompt, seed, position of the prompt in the call, sample
     position).
@@ -76,13 +72,23 @@ class VLLMEngine:
         seed: int = 0,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        record_routing: bool = False,
     ) -> None:
         if VLLMEngine._open is not None:
             raise RuntimeError(
                 "vLLM keeps its parallel state in module globals, so a process has one vLLM engine at a time, and "
                 "another is open. Call its close() first, or use the built-in engine for one of the two."
             )
+        register()
         config = AutoConfig.from_pretrained(model_path, revision=revision, trust_remote_code=trust_remote_code)
+        options = _platform_options(config, dtype, max_model_len, max_num_seqs, gpu_memory_utilization)
+        if record_routing:
+            options |= {"enforce_eager": True, "enable_prefix_caching": False}
+        if config.model_type == "rlzero_moe":
+            # The class itself: for a class that it knows by name alone, vLLM starts a process to look at it.
+            from rlzero.rollout.vllm_decoder import MoEForCausalLM
+
+            ModelRegistry.register_model(ARCHITECTURE, MoEForCausalLM)
         self.max_model_len = max_model_len
         self.version = 0
         self._eos_token_ids = sorted(set(eos_token_ids))
@@ -102,11 +108,16 @@ class VLLMEngine:
             seed=seed,
             revision=revision,
             trust_remote_code=trust_remote_code,
-            **_platform_options(config, dtype, max_model_len, max_num_seqs, gpu_memory_utilization),
+            **options,
         )
-        self._llm.init_weight_transfer_engine({"init_info": {}})
         VLLMEngine._open = self
+        self._llm.init_weight_transfer_engine({"init_info": {}})
         self._vocab_size = self._llm.llm_engine.model_config.get_vocab_size()
+        try:
+            self._recorder = RoutingRecorder(self._runner()) if record_routing else None
+        except ValueError:
+            self.close()
+            raise
 
     def generate(
         self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
@@ -119,14 +130,15 @@ class VLLMEngine:
         positions, samples = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
         keys = row_keys(sampling.seed, positions + sampling.first_position, samples)
         prompts = [[int(token) for token in ids] for ids in prompt_ids]
-        outputs = self._run(
-            [prompts[prompt] for prompt, _ in rows],
-            [self._sampling_params(sampling, int(key >> np.uint64(1))) for key in keys],
-        )
+        with nullcontext() if self._recorder is None else self._recorder.recording():
+            outputs = self._run(
+                [prompts[prompt] for prompt, _ in rows],
+                [self._sampling_params(sampling, int(key >> np.uint64(1))) for key in keys],
+            )
         ids = [np.array(prompt, dtype=np.int64) for prompt in prompts]
         rollouts = [
-            _rollout(problems[prompt], ids[prompt], output.outputs[0])
-            for (prompt, _), output in zip(rows, outputs, strict=True)
+            _rollout(problems[prompt], ids[prompt], output.outputs[0], routing)
+            for (prompt, _), output, routing in zip(rows, outputs, self._routing(outputs), strict=True)
         ]
         return [
             Group(problem, tuple(rollouts[i * sampling.n : (i + 1) * sampling.n])) for i, problem in enumerate(problems)
@@ -186,6 +198,17 @@ class VLLMEngine:
             raise RuntimeError("this vLLM engine is closed: make a new one with make_engine.")
         return self._llm
 
+    def _runner(self) -> Any:
+        """vLLM's model runner, which is in this process."""
+        return self._engine.collective_rpc(lambda worker: worker.model_runner)[0]
+
+    def _routing(self, outputs: Sequence[RequestOutput]) -> Sequence[np.ndarray | None]:
+        """For each output the experts of every token that the model read: all but the last one sampled."""
+        if self._recorder is None:
+            return [None] * len(outputs)
+        lengths = [len(output.prompt_token_ids) + len(output.outputs[0].token_ids) - 1 for output in outputs]
+        return self._recorder.take([output.request_id for output in outputs], lengths)
+
     def _run(self, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> list[RequestOutput]:
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         # It draws from torch's global generator even where each request has its own.
@@ -209,62 +232,7 @@ class VLLMEngine:
         )
 
 
-@dataclass
-class _InitInfo(WeightTransferInitInfo):
-    """Nothing to agree on: both sides live in one process."""
-
-
-@dataclass
-class _UpdateInfo(WeightTransferUpdateInfo):
-    """weights: (checkpoint name, tensor) pairs."""
-
-    weights: Iterable[tuple[str, torch.Tensor]]
-
-
-class InProcessWeightTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
-    """Loads tensors as vLLM loads a checkpoint: layer by layer, packed as its kernels want them."""
-
-    init_info_cls = _InitInfo
-    update_info_cls = _UpdateInfo
-
-    def init_transfer_engine(self, init_info: _InitInfo) -> None:
-        """No connection to open."""
-
-    def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class also synchronizes an accelerator, which a CPU does not have.
-        self.receive_weights(self.parse_update_info(update_info))
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-
-    def receive_weights(self, update_info: _UpdateInfo) -> None:
-        self.model.load_weights(update_info.weights)
-
-    def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-        if not current_platform.is_cpu():
-            return
-        # CPU kernels compute from packed copies, and a reload leaves two kinds of them as they were; nothing
-        # says so, and log-probabilities are wrong by tenths of a nat: fused experts, packed at the first load
-        # only, and an output layer tied to the embedding, for which the checkpoint has no weight of its own.
-        tied = getattr(self.model_config.hf_text_config, "tie_word_embeddings", False)
-        for module in self.model.modules():
-            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
-            if hasattr(module, "w13_weight") and kernel is not None:
-                kernel.fused_experts.process_weights_after_loading(module)
-            elif tied and isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
-
-    def shutdown(self) -> None:
-        """No connection to close."""
-
-
-WeightTransferEngineFactory.register_engine(BACKEND, InProcessWeightTransfer)
-
-
-def _rollout(problem: Problem, prompt_ids: np.ndarray, completion) -> Rollout:
+def _rollout(problem: Problem, prompt_ids: np.ndarray, completion, routing: np.ndarray | None) -> Rollout:
     """completion: vLLM's CompletionOutput."""
     return Rollout(
         problem,
@@ -272,6 +240,7 @@ def _rollout(problem: Problem, prompt_ids: np.ndarray, completion) -> Rollout:
         np.array(completion.token_ids, dtype=np.int64),
         np.array(completion.logprobs.logprobs, dtype=np.float32),
         "stop" if completion.finish_reason == "stop" else "length",
+        routing,
     )
 
 

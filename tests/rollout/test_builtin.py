@@ -6,6 +6,7 @@ from data.problem import Problem
 from rlzero.models.logprobs import token_logprobs
 from rlzero.rollout.builtin import BuiltinEngine
 from rlzero.rollout.types import Sampling
+from tests.models.tiny import make_decoder
 
 KINDS = ("qwen3_moe", "llama_tied", "mixtral", "mistral_window", "deepseek_v3")
 
@@ -247,3 +248,46 @@ def test_recurrent_layers_are_refused_by_name(tiny):
 
 def test_no_problems_give_no_groups(engine):
     assert engine.generate([], [], Sampling(n=2, max_tokens=4)) == []
+
+
+OURS = ("gqa", "window", "mla", "lstm")
+
+
+@pytest.fixture(scope="module", params=OURS)
+def ours(request, tiny):
+    """Our own decoder with each mixer."""
+    return make_decoder(request.param, vocab_size=91, max_position_embeddings=256)
+
+
+def test_our_decoder_samples_by_the_log_probabilities_of_a_plain_forward(ours, problems, prompts):
+    """Left-padded prompts, rows that leave on the way, completions longer than a window."""
+    for ends in ([2], list(range(2, 12))):
+        groups = BuiltinEngine(ours, ends).generate(problems, prompts, Sampling(n=6, max_tokens=40, seed=1))
+
+        assert max(len(r.completion_ids) for r in _rollouts(groups)) > 20
+        assert _largest_difference(ours, groups) < 1e-5
+
+
+def test_a_completion_of_our_decoder_depends_on_nothing_beside_it(ours, problems, prompts):
+    engine = BuiltinEngine(ours, [2, 30, 31, 32])
+    sampling = Sampling(n=3, max_tokens=30, seed=3)
+    everything = _completions(engine.generate(problems, prompts, sampling))
+    few = _completions(BuiltinEngine(ours, [2, 30, 31, 32], max_rows=2).generate(problems, prompts, sampling))
+
+    assert few == everything
+    assert _completions(engine.generate(problems[:1], prompts[:1], sampling)) == everything[:3]
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("window", 5), ("lstm", 1)])
+def test_memory_of_our_decoder_is_bounded_while_it_samples(kind, positions, problems, prompts):
+    model = make_decoder(kind, vocab_size=91, max_position_embeddings=256)
+    sizes = []
+    hook = model.register_forward_hook(
+        lambda _, args, output: sizes.append(output.past_key_values.layers[0].keys[0].numel())
+    )
+    BuiltinEngine(model, [2]).generate(problems, prompts, Sampling(n=2, max_tokens=50))
+    hook.remove()
+
+    width = model.config.hidden_size if kind == "lstm" else 2 * model.config.head_dim
+    assert len(sizes) > 30
+    assert set(sizes) == {positions * width}

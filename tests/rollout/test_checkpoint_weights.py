@@ -21,6 +21,21 @@ def test_names_shapes_and_values_are_those_of_a_saved_checkpoint(kind, tiny, tmp
         torch.testing.assert_close(given[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "gshard"])
+def test_our_own_decoders_names_are_those_in_memory(name, tmp_path):
+    from rlzero.models.decoder import MoEForCausalLM
+    from rlzero.models.presets import preset
+
+    model = MoEForCausalLM(preset(name, tiny=True))
+    model.save_pretrained(tmp_path)
+    saved, given = load_file(tmp_path / "model.safetensors"), dict(CheckpointWeights(model))
+
+    assert given.keys() == saved.keys() == model.state_dict().keys()
+    for tensor_name, tensor in model.state_dict().items():
+        assert given[tensor_name].data_ptr() == tensor.data_ptr()
+        torch.testing.assert_close(saved[tensor_name], tensor, rtol=0, atol=0)
+
+
 def test_fused_experts_are_handed_over_without_a_copy(tiny):
     model = tiny.make_model("mixtral")
     fused = model.model.layers[1].mlp.experts.gate_up_proj

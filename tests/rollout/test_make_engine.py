@@ -1,5 +1,7 @@
 import importlib.util
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +24,17 @@ def _with_broken_vllm(monkeypatch):
 def _make(kind, tiny, tokenizer):
     model = tiny.make_model("llama")
     return make_engine(kind, model=model, model_path="no/such/folder", tokenizer=tokenizer, max_model_len=50)
+
+
+def test_only_these_files_import_vllm():
+    """What else needs vLLM is given it, so that everything imports without it."""
+    root = Path(make.__file__).parents[2]
+    files = [
+        path for folder in ("rlzero", "eval", "recipes", "data", "rewards") for path in (root / folder).rglob("*.py")
+    ]
+    found = {path.stem for path in files if re.search(r"^\s*(from|import) vllm\b", path.read_text(), re.MULTILINE)}
+
+    assert found == {"vllm_decoder", "vllm_engine", "vllm_plugin", "vllm_transfer"}
 
 
 def test_an_unknown_engine_is_refused_with_those_that_exist():

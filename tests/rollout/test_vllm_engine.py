@@ -158,14 +158,14 @@ def test_a_reload_without_the_kernels_packing_is_caught(started, tiny, problems,
     """vLLM's own reload leaves the fused experts' packed copies as they were, on CPU, and does not say so."""
     from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-    from rlzero.rollout import vllm_engine
+    from rlzero.rollout import vllm_transfer
 
     model, engine = started
     sequences = _sequences(engine.generate(problems, prompts, Sampling(n=2, max_tokens=20)))
     tiny.change_weights(model, seed=12)
     with monkeypatch.context() as patch:
         patch.setattr(
-            vllm_engine.InProcessWeightTransfer,
+            vllm_transfer.InProcessWeightTransfer,
             "finish_weight_update",
             lambda self: finalize_layerwise_reload(self.model, self.model_config),
         )
