@@ -77,7 +77,8 @@ def set_up(recipe: Recipe) -> Run:
     source = open_source(recipe)
     tokenizer = load_tokenizer(model_path, trusted, revision)
     # Always asked for: a run should not find out after training that nothing was held out.
-    heldout = source.heldout(max(recipe.run.eval_problems, 1), seed=0)
+    quick = recipe.run.eval_quick_problems if recipe.run.eval_steps else 1
+    heldout = source.heldout(max(recipe.run.eval_problems, quick), seed=0)
     if not heldout:
         raise ConfigError(
             f"problems must be left to hold out, and dataset_name={recipe.data.dataset_name!r} with dataset_options="

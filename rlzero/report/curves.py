@@ -137,8 +137,10 @@ def _draw_heldout(axis: Axes, evaluations: Sequence[Mapping[str, Any]], key: str
         return []
     steps, values = steps[known], values[known]
     intervals = [row.get(f"{key}_interval") for row, keep in zip(evaluations, known, strict=True) if keep]
-    low = [v - i[0] if i else 0.0 for v, i in zip(values, intervals, strict=True)]
-    high = [i[1] - v if i else 0.0 for v, i in zip(values, intervals, strict=True)]
+    # One problem alone has no interval: its bounds are None.
+    intervals = [(v, v) if i is None or None in i else i for v, i in zip(values, intervals, strict=True)]
+    low = [v - i[0] for v, i in zip(values, intervals, strict=True)]
+    high = [i[1] - v for v, i in zip(values, intervals, strict=True)]
     axis.errorbar(
         steps,
         values,

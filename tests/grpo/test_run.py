@@ -133,6 +133,14 @@ def test_finished_run_can_be_lengthened_and_nothing_is_recorded_twice(tiny_run):
     assert walls == sorted(walls)
 
 
+def test_quick_evaluations_ask_all_their_problems_where_there_is_no_other_evaluation(tiny_run):
+    assert tiny_run(**SIGNAL, eval_problems=0, eval_steps=1, eval_quick_problems=5).code == 0
+    rows = read_metrics(tiny_run.output / "evaluations.jsonl")
+    assert {row["kind"] for row in rows} == {"quick"}
+    # One problem alone would have no interval.
+    assert all(None not in row["pass@1_interval"] for row in rows)
+
+
 def wait_for_steps(process: subprocess.Popen, run: TinyRun, count: int) -> None:
     """Until the run has recorded so many steps, or has ended, or two minutes have passed."""
     metrics = run.output / "metrics.jsonl"

@@ -92,3 +92,9 @@ def test_missing_figures_leave_an_empty_panel_not_an_error(tmp_path):
 def test_importing_the_module_does_not_import_matplotlib():
     code = "import sys, rlzero.report.curves; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_evaluation_of_one_problem_which_has_no_interval_is_drawn_without_one(tmp_path):
+    lone = [{**row, "pass@1_interval": [None, None]} for row in EVALUATIONS]
+    plot_curves(make_metrics(20), lone, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
