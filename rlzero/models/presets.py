@@ -116,13 +116,15 @@ PRESETS = {
     # 2006.16668, table 1, MoE(2048E, 36L), which is 18 encoder and 18 decoder layers, every other one with experts;
     # appendix A.2 for the widths and the 32,000 tokens of the target side. Ours is the decoder without attention on
     # the encoder. Capacity 2N/(G·E), which is the even share of two choices a token. The paper does not give the
-    # factor k of its loss; 0.01 is the usual one.
+    # factor k of its loss: 0.01 · E² here, since mesh-tensorflow gives E² times the printed form the weight 0.01.
     "gshard": Preset(
         {"topk_method": "top2_random", **_UNGATED, "moe_layer_freq": 2, "num_experts_per_tok": 2,
-         "norm_topk_prob": True, "balance": {"gshard": 0.01}, "drop_policy": "capacity", "capacity_factor_train": 1.0},
+         "norm_topk_prob": True, "drop_policy": "capacity", "capacity_factor_train": 1.0},
         {"vocab_size": 32000, "max_position_embeddings": 1024, "hidden_size": 1024, "num_hidden_layers": 18,
-         "num_attention_heads": 16, "head_dim": 128, "intermediate_size": 8192, "n_routed_experts": 2048},
-        {**_TINY_GQA, "num_hidden_layers": 4, "intermediate_size": 256, "n_routed_experts": 8},
+         "num_attention_heads": 16, "head_dim": 128, "intermediate_size": 8192, "n_routed_experts": 2048,
+         "balance": {"gshard": 0.01 * 2048**2}},
+        {**_TINY_GQA, "num_hidden_layers": 4, "intermediate_size": 256, "n_routed_experts": 8,
+         "balance": {"gshard": 0.01 * 8**2}},
     ),
     # 2101.03961, table 9, "Switch-C": 15 layers each of encoder and decoder, all with experts; T5's 32,128 tokens.
     # Capacity factor 1.25 (§2.2), α and ε 0.01 (§2.2, table 6), initial scale 0.1 (§2.4): σ = sqrt(0.1 / width).

@@ -24,7 +24,7 @@ NATIVE = {
 # What makes a system itself, whatever its size.
 CHARACTER = (
     "attention_kind", "use_qk_norm", "gated_mlp", "hidden_act", "moe_layer_freq", "n_shared_experts", "topk_method",
-    "scoring_func", "norm_topk_prob", "router_jitter_noise", "balance", "bias_update_speed", "drop_policy",
+    "scoring_func", "norm_topk_prob", "router_jitter_noise", "bias_update_speed", "drop_policy",
     "capacity_factor_train", "capacity_factor_eval", "num_nextn_predict_layers", "rms_norm_eps", "rope_interleave",
 )  # fmt: skip
 ALL = pytest.mark.parametrize("name", PRESETS)
@@ -34,6 +34,12 @@ ALL = pytest.mark.parametrize("name", PRESETS)
 def test_both_sizes_are_the_same_system(name: str) -> None:
     large, small = preset(name), preset(name, tiny=True)
     assert [getattr(small, field) for field in CHARACTER] == [getattr(large, field) for field in CHARACTER]
+    # GShard's printed loss is smaller by the square of the experts, so its weight grows with it.
+    small_weights, large_weights = (
+        {loss: weight / config.n_routed_experts**2 if loss == "gshard" else weight for loss, weight in balance.items()}
+        for config, balance in ((small, small.balance), (large, large.balance))
+    )
+    assert small_weights == pytest.approx(large_weights)
     for property_of in (
         lambda config: config.num_key_value_heads < config.num_attention_heads,
         lambda config: config.sliding_window is None,
@@ -109,7 +115,7 @@ def test_losses_have_their_published_weights() -> None:
     balance = {name: preset(name).balance for name in PRESETS if preset(name).balance}
     assert balance == {
         "shazeer-2017": {"importance": 0.1, "load": 0.1},
-        "gshard": {"gshard": 0.01},
+        "gshard": {"gshard": 0.01 * 2048**2},
         "switch": {"switch": 0.01},
         "mixtral-8x7b": {"switch": 0.02},
         "deepseekmoe-16b": {"expert": 0.001},
