@@ -136,11 +136,10 @@ def _draw_heldout(axis: Axes, evaluations: Sequence[Mapping[str, Any]], key: str
     if not known.any():
         return []
     steps, values = steps[known], values[known]
-    intervals = [row.get(f"{key}_interval") for row, keep in zip(evaluations, known, strict=True) if keep]
     # One problem alone has no interval: its bounds are None.
-    intervals = [(v, v) if i is None or None in i else i for v, i in zip(values, intervals, strict=True)]
-    low = [v - i[0] for v, i in zip(values, intervals, strict=True)]
-    high = [i[1] - v for v, i in zip(values, intervals, strict=True)]
+    given = [row.get(f"{key}_interval") or (None, None) for row, keep in zip(evaluations, known, strict=True) if keep]
+    low = [0.0 if i[0] is None else v - i[0] for v, i in zip(values, given, strict=True)]
+    high = [0.0 if i[1] is None else i[1] - v for v, i in zip(values, given, strict=True)]
     axis.errorbar(
         steps,
         values,
