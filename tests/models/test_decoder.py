@@ -137,9 +137,10 @@ def test_only_the_last_logits_where_only_they_are_asked_for(kind) -> None:
     ids = tokens(2, 8)
     whole = model(ids).logits
     assert whole.shape == (2, 8, VOCAB)
-    assert torch.equal(model(ids, logits_to_keep=3).logits, model(ids).logits[:, -3:])
+    # Not bit for bit: a matrix product of another shape may be shared out to threads in another way.
+    torch.testing.assert_close(model(ids, logits_to_keep=3).logits, whole[:, -3:], rtol=1e-5, atol=1e-6)
     chosen = torch.tensor([1, 5])
-    assert torch.equal(model(ids, logits_to_keep=chosen).logits, whole[:, chosen])
+    torch.testing.assert_close(model(ids, logits_to_keep=chosen).logits, whole[:, chosen], rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
