@@ -1,26 +1,89 @@
-"""What a run can be told. One dataclass per concern; names are TRL's wherever the meaning is the same.
-
-The objective and what belongs to it stand in `rlzero.grpo.objective_config`.
-"""
+"""What a run can be told. One dataclass per concern; names are TRL's wherever the meaning is the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from rlzero.grpo.aggregate import AGGREGATIONS
-from rlzero.grpo.concern import Concern, ConfigError, Options, above, at_least, choose, option
-from rlzero.grpo.curriculum import CURRICULA
-from rlzero.grpo.objective_config import CorrectionConfig, ObjectiveConfig, ReferenceConfig
-from rlzero.grpo.presets import PRESETS
-from rlzero.grpo.schedule import LengthSchedule, parse_lengths
+from rlzero.grpo.advantage import ADVANTAGES
+from rlzero.grpo.loss import LOSSES
 
 # transformers' schedules that need no more than steps and warm-up.
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
 )  # fmt: skip
 ROUTER_BIAS = ("frozen", "update")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. Recipes print it and exit with code 2 before anything long starts."""
+
+
+def choose(option: str, value: str, known) -> None:
+    """Refuse a name that does not exist, naming those that do."""
+    if value not in known:
+        raise ConfigError(f"{option}={value!r} does not exist; choose one of: {', '.join(sorted(known))}.")
+
+
+def at_least(option: str, value: float, least: float, why: str = "") -> None:
+    if value < least:
+        raise ConfigError(f"{option}={value} must be at least {least}{': ' + why if why else ''}.")
+
+
+def option(default: Any, text: str, **kwargs: Any) -> Any:
+    """A documented field; mutable defaults are copied."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text, **kwargs})
+    return field(default=default, metadata={"help": text, **kwargs})
+
+
+def as_declared(name: str, value: Any, hint: Any) -> Any:
+    """The value in the declared type. YAML has no types to check: `8.5`, `"yes"` or null can stand anywhere.
+
+    A single value stands for a list of one, and YAML's `1e-6`, which is a text there, for the number.
+    """
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if get_origin(kind) is list:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [as_declared(name, item, get_args(kind)[0]) for item in values]
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
+        return value
+    if kind is Options and isinstance(value, dict):
+        return Options(value)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Options: "a mapping"}
+    raise ConfigError(f"{name}={value!r} is a {type(value).__name__} and must be {words[kind]}.")
+
+
+class Options(dict):
+    """A dictionary that the command line may give as JSON."""
+
+    def __init__(self, value: Any = ()) -> None:
+        super().__init__(json.loads(value) if isinstance(value, str) else value)
+
+
+@dataclass
+class Concern:
+    """Settings of one kind. Types are checked first, so that `check` can compare values."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in (f.name for f in fields(self)):
+            setattr(self, name, as_declared(name, getattr(self, name), hints[name]))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot work."""
 
 
 @dataclass
@@ -69,14 +132,6 @@ class RewardConfig(Concern):
         ["accuracy", "format"], "Shipped names, path/to/file.py:function, or package.module.function."
     )
     reward_weights: list[float] | None = option(None, "One per reward function. Default: 1 each.")
-    multi_objective_aggregation: str = option(
-        "sum_then_normalize",
-        "Several rewards: sum_then_normalize makes advantages of their sum, normalize_then_sum adds up the advantages "
-        "of each (GDPO).",
-    )
-
-    def check(self) -> None:
-        choose("multi_objective_aggregation", self.multi_objective_aggregation, AGGREGATIONS)
 
 
 @dataclass
@@ -86,9 +141,6 @@ class RolloutConfig(Concern):
     rollout: str = option("auto", "vllm, builtin, or auto: vLLM wherever it imports.")
     num_generations: int = option(8, "Completions per problem (G).")
     max_completion_length: int = option(256, "New tokens per completion at most.")
-    max_completion_length_schedule: list[str] | None = option(
-        None, "A shorter limit while training is young: steps:tokens, the first from step 0 (0:32768 8200:65536)."
-    )
     temperature: float = option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
     top_p: float = option(1.0, "Nucleus sampling; 1 is off.")
     top_k: int = option(0, "Top-k sampling; 0 is off.")
@@ -108,52 +160,12 @@ class RolloutConfig(Concern):
         at_least("max_num_seqs", self.max_num_seqs, 1)
         at_least("top_k", self.top_k, 0)
         at_least("sync_check_every", self.sync_check_every, 0)
-        above("temperature", self.temperature, 0, "a greedy group has no signal")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature={self.temperature} must be above 0: a greedy group has no signal.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} must lie in (0, 1].")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ConfigError(f"vllm_gpu_memory_utilization={self.vllm_gpu_memory_utilization} must lie in (0, 1].")
-        longest = max(length for _, length in self.length_schedule)
-        if longest > self.max_completion_length:
-            raise ConfigError(
-                f"max_completion_length_schedule={self.max_completion_length_schedule} goes up to {longest} tokens, "
-                f"and max_completion_length={self.max_completion_length} is the most that the engine makes room for: "
-                f"raise it to {longest}, or lower the schedule."
-            )
-
-    @property
-    def length_schedule(self) -> LengthSchedule:
-        """(steps done, tokens) pairs; one for the whole run where no schedule is given."""
-        if self.max_completion_length_schedule is None:
-            return ((0, self.max_completion_length),)
-        try:
-            return parse_lengths(self.max_completion_length_schedule)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-
-
-@dataclass
-class SelectionConfig(Concern):
-    """Which problems are asked, and which groups are trained on."""
-
-    dynamic_sampling: bool = option(
-        False, "Go on asking until the rollout is full of groups whose answers differ in reward (DAPO)."
-    )
-    max_generation_batches: int = option(10, "Dynamic sampling: ask for at most this many times the groups wanted.")
-    curriculum: str = option(
-        "none",
-        "Choose problems by their pass rates so far: learnability (most often near one half), failures (most often "
-        "near 0); none takes them as they come.",
-    )
-    curriculum_pool: int = option(4096, "Problems of a generator that a curriculum chooses from; a table's are all.")
-
-    def check(self) -> None:
-        choose("curriculum", self.curriculum, ("none", *CURRICULA))
-        at_least("curriculum_pool", self.curriculum_pool, 1)
-        at_least("max_generation_batches", self.max_generation_batches, 1)
-        if self.dynamic_sampling:
-            why = "with one there is nothing left to fill the step with; raise it, or leave dynamic_sampling off"
-            at_least("max_generation_batches", self.max_generation_batches, 2, why)
 
 
 @dataclass
@@ -161,13 +173,14 @@ class GRPOConfig(Concern):
     """The update."""
 
     prompts_per_step: int = option(
-        32, "Problems per optimizer step over all processes; answers are this times num_generations."
+        32, "Problems per optimizer step over all processes; rollouts are this times num_generations."
     )
-    max_steps: int = option(100, "Optimizer steps. Everything that counts steps counts these.")
-    steps_per_generation: int = option(
-        1, "Minibatches of a rollout: it asks this many times prompts_per_step problems, and each step takes its share."
-    )
-    num_iterations: int = option(1, "Times that every rollout is gone through.")
+    max_steps: int = option(100, "Optimizer steps (with num_iterations > 1: rollout steps).")
+    num_iterations: int = option(1, "Updates per rollout. 1 is on-policy.")
+    advantage: str = option("grpo", "grpo: (r - mean) / std of the group; dr_grpo: r - mean.")
+    loss_type: str = option("dapo", "How token losses are averaged: dapo, grpo, dr_grpo.")
+    epsilon: float = option(0.2, "Lower clip of the ratio; acts when num_iterations > 1.")
+    epsilon_high: float | None = option(None, "Upper clip. Default: epsilon.")
     learning_rate: float = option(1e-6, "Peak.")
     lr_scheduler_type: str = option("constant", f"As in transformers: {', '.join(SCHEDULES)}.")
     warmup_steps: int = option(0, "Linear warm-up.")
@@ -175,13 +188,7 @@ class GRPOConfig(Concern):
     adam_beta1: float = option(0.9, "AdamW's.")
     adam_beta2: float = option(0.95, "AdamW's.")
     max_grad_norm: float = option(1.0, "Gradient clipping.")
-    max_skipped_steps: int = option(
-        3, "A step whose loss or gradient is not finite is skipped and its batch kept; after so many in a row, stop."
-    )
-    tokens_per_microbatch: int = option(8192, "Tokens per forward pass; gradients accumulate.")
-    shared_prefix: bool | None = option(
-        None, "Run the prompt of a group once for all of its completions. Default: where that pays."
-    )
+    tokens_per_microbatch: int = option(8192, "Padded tokens per forward pass; gradients accumulate.")
     router_replay: bool = option(
         False, "Mixture of experts: train with the experts that the engine ran (R3), gates computed anew."
     )
@@ -190,10 +197,11 @@ class GRPOConfig(Concern):
     )
 
     def check(self) -> None:
+        choose("advantage", self.advantage, ADVANTAGES)
+        choose("loss_type", self.loss_type, LOSSES)
         choose("router_bias", self.router_bias, ROUTER_BIAS)
-        for name in ("prompts_per_step", "max_steps", "num_iterations", "max_skipped_steps", "tokens_per_microbatch"):
+        for name in ("prompts_per_step", "max_steps", "num_iterations", "tokens_per_microbatch"):
             at_least(name, getattr(self, name), 1)
-        at_least("steps_per_generation", self.steps_per_generation, 1, "a minibatch is no larger than its rollout")
         choose("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         at_least("warmup_steps", self.warmup_steps, 0)
         if self.warmup_steps and self.lr_scheduler_type == "constant":
@@ -201,18 +209,11 @@ class GRPOConfig(Concern):
                 f"warmup_steps={self.warmup_steps} would do nothing with lr_scheduler_type='constant': choose "
                 "constant_with_warmup, or leave warmup_steps out."
             )
-        for name in ("learning_rate", "max_grad_norm"):
-            above(name, getattr(self, name), 0)
-
-    @property
-    def updates_per_rollout(self) -> int:
-        """Optimizer steps between two generations; 1 is on-policy."""
-        return self.steps_per_generation * self.num_iterations
-
-    @property
-    def prompts_per_rollout(self) -> int:
-        """Groups that a rollout is made of, over all processes."""
-        return self.prompts_per_step * self.steps_per_generation
+        if self.epsilon_high is None:
+            self.epsilon_high = self.epsilon
+        for name in ("learning_rate", "epsilon", "epsilon_high", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
 
 
 @dataclass
@@ -220,9 +221,6 @@ class RunConfig(Concern):
     """The run: where it writes, what it measures, how it goes on."""
 
     output_dir: str = option("runs/r1_zero", "Run directory: metrics, rollouts, checkpoints, model, report.")
-    preset: str | None = option(
-        None, f"Defaults of a published run: {', '.join(PRESETS)}. YAML file and command line win over them."
-    )
     resume: bool = option(False, "Go on from the newest checkpoint of output_dir.")
     seed: int = option(0, "Of problems, sampling and everything else.")
     save_steps: int = option(50, "A checkpoint every N steps; 0 only at an interruption.")
@@ -240,8 +238,6 @@ class RunConfig(Concern):
     dry_run: bool = option(False, "Check everything that can be checked, print what would run, and stop.")
 
     def check(self) -> None:
-        if self.preset is not None:
-            choose("preset", self.preset, PRESETS)
         for name in ("save_steps", "eval_problems", "eval_steps"):
             at_least(name, getattr(self, name), 0)
         for name in ("save_total_limit", "eval_samples", "eval_quick_problems", "eval_quick_samples"):
@@ -256,9 +252,5 @@ class Recipe:
     data: DataConfig
     reward: RewardConfig
     rollout: RolloutConfig
-    selection: SelectionConfig
-    objective: ObjectiveConfig
-    reference: ReferenceConfig
-    correction: CorrectionConfig
     grpo: GRPOConfig
     run: RunConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from rewards.registry import Reward
-from rlzero.grpo.advantage import TIE
 from rlzero.grpo.trainer import StepResult
-
-# Figures of an update or of the sampling that only some settings have.
-_SOME = ("kl", "corrected", "ratio_max", "off_policy_masked", "masked", "completion_limit")
 
 
 def rollout_rows(result: StepResult, rewards: Sequence[Reward], accelerator: Accelerator) -> list[dict[str, Any]]:
@@ -29,7 +24,7 @@ def rollout_rows(result: StepResult, rewards: Sequence[Reward], accelerator: Acc
             "finish_reason": rollout.finish_reason,
             "length": sample.tokens,
             "reward": float(reward),
-            "advantage": None if math.isnan(advantage) else float(advantage),
+            "advantage": float(advantage),
             "correct": sample.right,
             "format": sample.rewards["format"],
             **{f"reward/{reward.name}": sample.rewards[reward.name] for reward in rewards},
@@ -47,7 +42,7 @@ def step_metrics(
 ) -> dict[str, Any]:
     """The line of metrics.jsonl. Shares in 0..1, lengths in tokens, times in seconds, entropy in nats."""
     lengths = np.array([row["length"] for row in rows])
-    differs = np.ptp(np.array([row["reward"] for row in rows]).reshape(-1, group_size), axis=1) > TIE
+    spread = np.array([row["reward"] for row in rows]).reshape(-1, group_size)
     rewards = sorted(name for name in rows[0] if name.startswith("reward/"))
     update = result.update
     return {
@@ -60,14 +55,11 @@ def step_metrics(
         "completion_length_p90": float(np.percentile(lengths, 90)),
         "truncated": float(np.mean([row["finish_reason"] == "length" for row in rows])),
         **{name: _mean(rows, name) for name in rewards},
-        "groups_with_signal": float(differs.mean()),
-        "groups_without_signal": int((~differs).sum()),
+        "groups_with_signal": float((np.ptp(spread, axis=1) > 1e-6).mean()),
         "loss": update["loss"],
         "grad_norm": update["grad_norm"],
         "entropy": update.get("entropy"),
         "clip_ratio": update.get("clip_ratio"),
-        "clip_low": update.get("clip_low"),
-        "clip_high": update.get("clip_high"),
         "logprob_diff": update.get("logprob_diff", update["sync_diff"]),
         "logprob_diff_max": update.get("logprob_diff_max"),
         "mismatch_kl": update.get("mismatch_kl"),
@@ -76,9 +68,7 @@ def step_metrics(
         "learning_rate": learning_rate,
         "tokens": int(lengths.sum()),
         "trained_tokens": int(update["trained_tokens"]),
-        "skipped": int(update["skipped"]),
-        **{name: update[name] for name in _SOME if name in update},
-        **{name: value for name, value in update.items() if name.startswith(("experts/", "sampling/"))},
+        **{name: value for name, value in update.items() if name.startswith("experts/")},
         **{f"time_{name}": seconds for name, seconds in result.seconds.items()},
         "wall_seconds": wall_seconds,
     }

@@ -18,14 +18,12 @@ from rich.console import Console
 
 from data.template_file import save_template
 from rewards.registry import RewardError
-from rlzero.grpo.alarms import Alarms
 from rlzero.grpo.checkpoint import load_checkpoint, save_checkpoint
 from rlzero.grpo.config import ConfigError, Recipe
 from rlzero.grpo.parse import parse_recipe
 from rlzero.grpo.record import rollout_rows, step_metrics
 from rlzero.grpo.setup import Run, as_plain_config, check, describe, set_up
-from rlzero.grpo.trainer import derived_seed, passed
-from rlzero.grpo.update import StuckError, TrainingError
+from rlzero.grpo.trainer import TrainingError, derived_seed
 from rlzero.measure.evaluate import EvalResult, compare, evaluate
 from rlzero.report.curves import plot_curves
 from rlzero.report.progress import Progress
@@ -58,7 +56,7 @@ def main(argv: Sequence[str], default_config: Path) -> int:
     try:
         return train(run, start)
     except (*FAILURES, FloatingPointError) as error:
-        step = run.trainer.done + (0 if isinstance(error, SyncError | StuckError) else 1)
+        step = run.trainer.done + (0 if isinstance(error, SyncError) else 1)
         print(f"error in step {step}: {error}", file=sys.stderr)
         return 2 if isinstance(error, RewardError) else 1
     except KeyboardInterrupt:
@@ -111,7 +109,6 @@ def train(run: Run, start: float) -> int:
         run.accelerator.init_trackers("rlzero")
     base = evaluate_heldout(run, recipe.run.eval_problems, recipe.run.eval_samples) if trainer.done == 0 else None
     history, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
-    alarms = Alarms(history)
     console = None if main_process else Console(quiet=True)
     shown = Progress(recipe.grpo.max_steps, history, evaluations, console)
     log_evaluation(run, shown, base, start, kind="base")
@@ -121,7 +118,7 @@ def train(run: Run, start: float) -> int:
     with Interruption().watched() as interruption, shown:
         try:
             while trainer.done < recipe.grpo.max_steps and not stopped:
-                one_step(run, shown, alarms, start)
+                one_step(run, shown, start)
                 stopped = anywhere(run.accelerator, interruption.asked)
         except FAILURES:
             # Other processes may not have failed: they cannot be asked to save with this one.
@@ -155,9 +152,9 @@ def save_state(run: Run, shown: Progress, start: float, why: str) -> None:
         shown.message(f"{why} The state after step {run.trainer.done} is in {saved}. Go on with: {again}")
 
 
-def one_step(run: Run, shown: Progress, alarms: Alarms, start: float) -> None:
-    """Train on one rollout and record it; now and then evaluate and save."""
-    trainer, settings, before = run.trainer, run.recipe.run, run.trainer.done
+def one_step(run: Run, shown: Progress, start: float) -> None:
+    """Train one step and record it; now and then evaluate and save."""
+    trainer, settings = run.trainer, run.recipe.run
     rate = trainer.scheduler.get_last_lr()[0]
     result = trainer.step()
     rows = rollout_rows(result, run.checked.rewards, run.accelerator)
@@ -166,14 +163,11 @@ def one_step(run: Run, shown: Progress, alarms: Alarms, start: float) -> None:
         run.directory.write_rollouts(result.step, rows)
         run.directory.log_metrics(metrics)
         shown.update(metrics)
-        for message in alarms.observe(metrics):
-            shown.message(message)
     run.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=result.step)
-    trainer.updater.check_going_on()
-    if passed(settings.eval_steps, before, trainer.done) and trainer.done < run.recipe.grpo.max_steps:
+    if settings.eval_steps and trainer.done % settings.eval_steps == 0 and trainer.done < run.recipe.grpo.max_steps:
         quick = evaluate_heldout(run, settings.eval_quick_problems, settings.eval_quick_samples)
         log_evaluation(run, shown, quick, start, kind="quick")
-    if passed(settings.save_steps, before, trainer.done):
+    if settings.save_steps and trainer.done % settings.save_steps == 0:
         save_checkpoint(trainer, run.directory.checkpoints, settings.save_total_limit, time.perf_counter() - start)
 
 

@@ -17,9 +17,7 @@ from data.sources import load_source
 from data.templates import Template, get_template
 from rewards.registry import Reward, load_rewards, probe
 from rlzero.grpo.checkpoint import checkpoints
-from rlzero.grpo.combinations import check_combinations, check_pool
 from rlzero.grpo.config import ConfigError, Recipe
-from rlzero.grpo.curriculum import Curriculum
 from rlzero.grpo.moe import check_experts
 from rlzero.grpo.problems import ProblemFeed
 from rlzero.grpo.scoring import Scorer
@@ -61,7 +59,6 @@ class Checked:
 
 def check(recipe: Recipe) -> Checked:
     """Names, weights, signatures and combinations: reads no model and no data."""
-    check_combinations(recipe)
     return Checked(
         template=get_template(recipe.data.template),
         rewards=load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights),
@@ -77,10 +74,7 @@ def set_up(recipe: Recipe) -> Run:
     model_path = recipe.model.model_name_or_path
     revision, trusted = recipe.model.model_revision, recipe.model.trust_remote_code
     config = check_model(model_path, trusted, revision)
-    if recipe.reference.ref_model_name_or_path is not None:
-        check_model(recipe.reference.ref_model_name_or_path, trusted, None)
     source = open_source(recipe)
-    curriculum = make_curriculum(recipe, source)
     tokenizer = load_tokenizer(model_path, trusted, revision)
     # Always asked for: a run should not find out after training that nothing was held out.
     quick = recipe.run.eval_quick_problems if recipe.run.eval_steps else 1
@@ -130,8 +124,8 @@ def set_up(recipe: Recipe) -> Run:
         record_routing=recipe.grpo.router_replay,
     )
     feed = ProblemFeed(
-        source, checked.template, tokenizer, recipe.run.seed, accelerator.process_index, accelerator.num_processes,
-        curriculum,
+        source, checked.template, tokenizer, recipe.run.seed, recipe.grpo.prompts_per_step,
+        accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     scorer = Scorer(checked.rewards, checked.template, tokenizer)
     trainer = GRPOTrainer(recipe, accelerator, model, engine, feed, scorer, tokenizer.pad_token_id)
@@ -155,16 +149,6 @@ def open_source(recipe: Recipe) -> ProblemSource:
         answer_column=data.answer_column,
         options=data.dataset_options,
     )
-
-
-def make_curriculum(recipe: Recipe, source: ProblemSource) -> Curriculum | None:
-    """Over the whole of a table, or the beginning of a generator's stream; None where none is asked for."""
-    selection = recipe.selection
-    if selection.curriculum == "none":
-        return None
-    size = len(source) if isinstance(source, Sized) else selection.curriculum_pool
-    check_pool(recipe, size)
-    return Curriculum(size, selection.curriculum, recipe.run.seed)
 
 
 def fitting_length(
@@ -210,34 +194,13 @@ def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
         "model": recipe.model.model_name_or_path,
         "problems": f"{recipe.data.dataset_name}, template {checked.template.name}",
         "rewards": weights,
-        "rollouts": f"{checked.engine}: {grpo.prompts_per_rollout} problems × {rollout.num_generations} completions "
-        f"of at most {rollout.max_completion_length} tokens",
-        "updates": f"{grpo.max_steps} steps, {grpo.updates_per_rollout} per rollout, each on {grpo.prompts_per_step} "
-        f"problems; learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
-        "objective": ", ".join(objective_words(recipe)),
+        "rollouts": f"{checked.engine}: {grpo.prompts_per_step} problems × {rollout.num_generations} completions "
+        f"of at most {rollout.max_completion_length} tokens a step",
+        "updates": f"{grpo.max_steps} steps, {grpo.num_iterations} per rollout, {grpo.advantage} advantage, "
+        f"{grpo.loss_type} loss, learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
         "precision": "bfloat16 compute" if checked.bf16 else recipe.model.dtype,
         "output": str(Path(recipe.run.output_dir)),
     }
-
-
-def objective_words(recipe: Recipe) -> list[str]:
-    """What is descended, as far as it is not how it always is."""
-    objective, reference, selection = recipe.objective, recipe.reference, recipe.selection
-    words = [f"{objective.advantage} advantage", f"{objective.loss_type} loss"]
-    if reference.beta:
-        place = "loss" if reference.in_loss else "reward"
-        words.append(f"{reference.beta:g} × KL ({reference.kl_estimator}) in the {place}")
-    if reference.sync_ref_model:
-        words.append(f"reference moved every {reference.ref_model_sync_steps} steps")
-    if objective.entropy_coef:
-        words.append(f"entropy bonus {objective.entropy_coef:g}")
-    if recipe.correction.mode:
-        words.append(f"importance sampling correction {recipe.correction.mode}")
-    if selection.dynamic_sampling:
-        words.append(f"dynamic sampling up to {selection.max_generation_batches} times")
-    if selection.curriculum != "none":
-        words.append(f"curriculum by {selection.curriculum}")
-    return words
 
 
 def _size(source: ProblemSource) -> int:

@@ -5,7 +5,6 @@
     evaluations.jsonl          one JSON object per held-out evaluation along the way
     rollouts/step-000001.parquet …   every completion with its reward per function
     checkpoints/               what a resume starts from
-    skipped/step-000012.pt     batches whose loss or gradient was not finite, for `torch.load`
     model/                     the trained model, as `from_pretrained` and vLLM load it
     summary.json, curves.png   the result
 
@@ -77,7 +76,6 @@ class RunDirectory:
         self.evaluations = self.path / "evaluations.jsonl"
         self.rollouts = self.path / "rollouts"
         self.checkpoints = self.path / "checkpoints"
-        self.skipped = self.path / "skipped"
         self.model = self.path / "model"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"

@@ -18,13 +18,14 @@ from accelerate import Accelerator
 from data.charset import byte_tokenizer
 from data.problem import Problem
 from rlzero.grpo.batch import ScoredGroup
+from rlzero.grpo.trainer import GRPOTrainer
 from rlzero.models.load import load_model
 from rlzero.models.routing import router_layers, router_modules
 from rlzero.report.run_dir import read_metrics
 from rlzero.rollout.builtin import BuiltinEngine
 from rlzero.rollout.types import Sampling
 from tests.conftest import ROOT
-from tests.grpo.pieces import PAD, bare_trainer, make_recipe, updated
+from tests.grpo.pieces import PAD, make_recipe
 from tests.grpo.two_processes import train
 from tests.models.routed import make_model
 
@@ -41,8 +42,9 @@ def perturbed_engine_figures(kind: str, **changes) -> dict[bool, dict[str, float
     figures = {}
     for replay in (False, True) if has_routers else (False,):
         recipe = make_recipe(router_replay=replay, learning_rate=1e-9)
-        trainer = bare_trainer(recipe, copy.deepcopy(model), pad_id=0)
-        figures[replay] = updated(trainer, [ScoredGroup(group, (), rewards) for group in groups])
+        trainer = GRPOTrainer(recipe, Accelerator(cpu=True), copy.deepcopy(model), None, None, None, 0)
+        _, samples, counts = trainer.compare([ScoredGroup(group, (), rewards) for group in groups])
+        figures[replay] = trainer.update(samples, counts)
         assert figures[replay]["trained_tokens"] > 3000
     return figures
 

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.distributed.fsdp import fully_shard
+from transformers import PreTrainedModel
 
 from rlzero.grpo.batch import ScoredGroup
+from rlzero.grpo.moe import prepare_experts
+from rlzero.grpo.trainer import GRPOTrainer
 from rlzero.models.routing import router_modules
-from tests.grpo.pieces import PAD, bare_trainer, make_groups, make_recipe
+from tests.grpo.pieces import PAD, make_groups, make_recipe
 from tests.models.routed import TOP_K, make_model
 
 # Of four groups each process has two. In the second step the second process has none with a signal.
@@ -30,15 +33,16 @@ class Sharded(Accelerator):
 
     def prepare(self, *objects):
         model, optimizer = objects
-        for layer in model.model.layers:
-            fully_shard(layer)
-        fully_shard(model)
-        (group,) = optimizer.param_groups
-        group["params"] = list(model.parameters())
         return model, super().prepare(optimizer)
 
     def clip_grad_norm_(self, parameters, max_norm):
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm).full_tensor()
+
+    def shard(self, model: PreTrainedModel) -> None:
+        prepare_experts(model)
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
 
 
 def routed(groups: list[ScoredGroup], layers: int, width: int) -> list[ScoredGroup]:
@@ -61,21 +65,22 @@ def routed(groups: list[ScoredGroup], layers: int, width: int) -> list[ScoredGro
 def train(kind: str, accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """Weights and buffers after two steps on this process's share of the groups."""
     model = make_model(kind, vocab_size=PAD + 1, _experts_implementation="eager")
+    if isinstance(accelerator, Sharded):
+        accelerator.shard(model)
     layers = len(router_modules(model))
     biased = "update" if hasattr(router_modules(model)[0], "e_score_correction_bias") else "frozen"
     recipe = make_recipe(
         router_replay=True, router_bias=biased, prompts_per_step=4, tokens_per_microbatch=40, learning_rate=1e-2
     )
-    trainer = bare_trainer(recipe, model, accelerator)
+    trainer = GRPOTrainer(recipe, accelerator, model, None, None, None, PAD)
     # Adam makes a full step of a gradient that is 0 but for rounding, as that of experts that nobody runs may be.
-    trainer.updater.optimizer.param_groups[0]["eps"] = 1e-2
+    trainer.optimizer.param_groups[0]["eps"] = 1e-2
     for step, rewards in enumerate(STEPS):
         groups = routed(make_groups(rewards, seed=step), layers, model.config.num_experts_per_tok)
         share = len(groups) // accelerator.num_processes
         mine = groups[accelerator.process_index * share :][:share]
-        ranks = range(accelerator.process_index * share, len(groups))[:share]
-        _, minibatches, _ = trainer.compare(mine, ranks)
-        stats = trainer.updater.update(minibatches, 1)
+        _, samples, counts = trainer.compare(mine)
+        stats = trainer.update(samples, counts)
         assert stats["grad_norm"] > 0
         # Four of eight experts in equal parts where all groups count, two of them where only the first two do.
         assert stats[f"experts/load_cv/{model.config.num_hidden_layers - 1}"] > (0.9, 1.7)[step]
