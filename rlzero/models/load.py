@@ -52,7 +52,7 @@ def load_model(
             **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load the weights of model {str(path)!r}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the weights of model {str(path)!r}: {_brief(error)}") from error
     missing = sorted(info["missing_keys"]) + [str(key) for key in info.get("mismatched_keys", ())]
     if missing:
         raise ModelError(
@@ -95,7 +95,7 @@ def load_tokenizer(
     # transformers raises many kinds here, down to KeyError and TypeError, for absent or broken files.
     except Exception as error:
         raise ModelError(
-            f"cannot load a tokenizer from {str(path)!r}: {_first_line(error)} "
+            f"cannot load a tokenizer from {str(path)!r}: {_brief(error)} "
             "Save it beside the model with tokenizer.save_pretrained."
         ) from error
     if tokenizer.eos_token_id is None:
@@ -126,7 +126,7 @@ def check_model(path: str | Path, trust_remote_code: bool = False, revision: str
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, revision=revision or "main")
     except Exception as error:  # as for tokenizers, many kinds
         raise ModelError(
-            f"cannot read the configuration of model {str(path)!r}: {_first_line(error)} "
+            f"cannot read the configuration of model {str(path)!r}: {_brief(error)} "
             "Check the name, the revision and the network, or name a folder that save_pretrained wrote."
         ) from error
     if not _is_causal_lm(config):
@@ -191,6 +191,7 @@ def _check_place(path: str | Path) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{lines[0]}" if lines else type(error).__name__
+def _brief(error: BaseException) -> str:
+    """The first line of its message, and the second where the first only announces it (transformers' `@strict`)."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first

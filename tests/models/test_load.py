@@ -110,6 +110,13 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
         check_model(tmp_path)
 
 
+def test_a_field_of_the_wrong_type_is_named(llama: Path, tmp_path: Path) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": "two"}))
+    with pytest.raises(ModelError, match=r"'num_hidden_layers'.* expected int, got str"):
+        check_model(tmp_path)
+
+
 def test_an_unknown_dtype_is_refused(llama: Path) -> None:
     with pytest.raises(ModelError, match="unknown dtype 'int3'"):
         load_model(llama, "int3")
