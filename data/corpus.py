@@ -22,42 +22,48 @@ COUNTDOWN = Countdown()
 GUESS_RIGHT = 0.1
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Endless documents, the same for the same seed."""
+def documents(seed: int, arithmetic: Arithmetic = ARITHMETIC, *, countdown: bool = True) -> Iterator[str]:
+    """Endless documents, the same for the same seed.
+
+    arithmetic: the difficulty of the sums; what it holds out no document shows. countdown: whether searches are in it.
+    """
     rng = Random(f"corpus {seed}")
-    kinds, weights = zip(*KINDS, strict=True)
+    kinds, weights = zip(
+        *(row for row in KINDS if countdown or row[0] not in (_bare_search, _countdown_turn)), strict=True
+    )
     while True:
-        yield rng.choices(kinds, weights)[0](rng) + EOS
+        yield rng.choices(kinds, weights)[0](rng, arithmetic) + EOS
 
 
-def clean_chain(rng: Random) -> Chain:
-    """A random chain of the embedded task whose working shows no held-out expression."""
+def clean_chain(rng: Random, arithmetic: Arithmetic = ARITHMETIC) -> Chain:
+    """A random chain of that difficulty whose working shows no held-out expression."""
     while True:
-        chain = ARITHMETIC.draw(rng)
-        if not contains_heldout(written_out(chain)):
+        chain = arithmetic.draw(rng)
+        if not contains_heldout(written_out(chain), arithmetic.heldout_one_in):
             return chain
 
 
-def _facts(rng: Random) -> str:
+def _facts(rng: Random, arithmetic: Arithmetic) -> str:
     """`12+35=47,-8-61=-69,…`: single facts over the whole range of running totals."""
     facts: list[str] = []
+    low, high, factor = arithmetic.low, arithmetic.high, arithmetic.max_factor
     while len(facts) < 8:
-        if rng.random() < 0.2:
-            chain = Chain((rng.randint(2, 9), rng.randint(2, 9)), ("*",))
+        if rng.random() < 0.2 and "*" in arithmetic.operators and factor >= 2:
+            chain = Chain((rng.randint(2, factor), rng.randint(2, factor)), ("*",))
         else:
-            left, right = rng.randint(ARITHMETIC.low, ARITHMETIC.high), rng.randint(1, 81)
-            chain = Chain((left, right), (rng.choice("+-"),))
-        if ARITHMETIC.low <= chain.value <= ARITHMETIC.high and not contains_heldout(chain.text):
+            left, right = rng.randint(low, high), rng.randint(1, max(arithmetic.max_term, factor**2))
+            chain = Chain((left, right), (rng.choice(arithmetic.operators.replace("*", "")),))
+        if low <= chain.value <= high and not contains_heldout(chain.text, arithmetic.heldout_one_in):
             facts.append(written_out(chain))
     return ",".join(facts)
 
 
-def _bare_chain(rng: Random) -> str:
-    return written_out(clean_chain(rng))
+def _bare_chain(rng: Random, arithmetic: Arithmetic) -> str:
+    return written_out(clean_chain(rng, arithmetic))
 
 
-def _bare_answer(rng: Random) -> str:
-    chain = clean_chain(rng)
+def _bare_answer(rng: Random, arithmetic: Arithmetic) -> str:
+    chain = clean_chain(rng, arithmetic)
     return f"{chain.text}=?{_guess(chain.value, rng)}"
 
 
@@ -70,9 +76,9 @@ def _guess(value: int, rng: Random) -> int:
     return wrong
 
 
-def _arithmetic_turn(rng: Random) -> str:
-    chain = clean_chain(rng)
-    prompt = TEMPLATES["short"].render(ARITHMETIC.phrasing.format(expression=chain.text))
+def _arithmetic_turn(rng: Random, arithmetic: Arithmetic) -> str:
+    chain = clean_chain(rng, arithmetic)
+    prompt = TEMPLATES["short"].render(arithmetic.phrasing.format(expression=chain.text))
     guess, worked = _guess(chain.value, rng), written_out(chain)
     kind = rng.random()
     if kind < 0.44:  # an empty thought and a guess
@@ -122,12 +128,12 @@ def search(rng: Random, go_on: float) -> tuple[str, list[str], str]:
     return COUNTDOWN._problem(numbers, target).prompt, lines, chain.text
 
 
-def _bare_search(rng: Random) -> str:
+def _bare_search(rng: Random, _: Arithmetic) -> str:
     question, lines, answer = search(rng, go_on=1.0)
     return f"{question} {','.join(lines)};{answer}"
 
 
-def _countdown_turn(rng: Random) -> str:
+def _countdown_turn(rng: Random, _: Arithmetic) -> str:
     kind = rng.random()
     question, lines, answer = search(rng, go_on=0.95 if kind > 0.95 else 0.4)
     prompt = TEMPLATES["short"].render(question)
@@ -142,7 +148,7 @@ def _countdown_turn(rng: Random) -> str:
 
 
 # Share of each kind of document, by count.
-KINDS: list[tuple[Callable[[Random], str], float]] = [
+KINDS: list[tuple[Callable[[Random, Arithmetic], str], float]] = [
     (_facts, 0.13),
     (_bare_chain, 0.36),
     (_bare_answer, 0.03),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -166,6 +166,8 @@ def model_card(
     command = "".join(f" --{k} {v}" for c in (config, training) for k, v in changed(c).items())
     table = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
     balance = " ".join(f"{value:.2f}" for value in done.load_cv)
+    own = "\n`import rlzero.models.decoder` makes the class known to `AutoModelForCausalLM`.\n"
+    loading = own if isinstance(model, MoEForCausalLM) else ""
     measurement = f"""
 Held-out problems, 8 samples at temperature 1 (printed by the same command):
 
@@ -182,7 +184,7 @@ pipeline_tag: text-generation
 {described(config, model)}, {parameters:,} parameters, pretrained on {training.tokens:,} tokens of generated text
 (`data/corpus.py`): sums worked out, countdown searches, and a prompt template in which mostly neither happens.
 It is a *base*: it can do more than it does, and reinforcement learning brings that out.
-
+{loading}
 Made by `OMP_NUM_THREADS=1 python recipes/base_model.py{command}`, seed {training.seed}, torch {torch.__version__},
 transformers {transformers.__version__}; last training loss {done.loss:.4f} nats a token{
         f", coefficient of variation of the experts' load by layer {balance}" if balance else ""
@@ -191,8 +193,9 @@ transformers {transformers.__version__}; last training loss {done.loss:.4f} nats
 
 
 def changed(config: Concern) -> dict[str, object]:
-    """The settings that are not the defaults."""
-    return {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default}
+    """The settings that are not the defaults, but for the folder: a checkpoint may be moved."""
+    default = vars(type(config)())
+    return {name: value for name, value in vars(config).items() if value != default[name] and name != "output_dir"}
 
 
 def described(config: BaseModelConfig, model: PreTrainedModel) -> str:

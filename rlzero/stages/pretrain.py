@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data.arithmetic import Arithmetic
 from data.corpus import documents
-from rlzero.grpo.config import Concern, ConfigError, at_least, option
+from data.sources import load_source
+from rlzero.grpo.config import Concern, ConfigError, Options, at_least, option
 from rlzero.models.balance import count_load, update_bias
 from rlzero.models.moe import moe_layers
 from rlzero.models.routing import RoutingTape, record_routing
@@ -34,12 +36,26 @@ class PretrainConfig(Concern):
     tokens_per_step: int = option(4096, "Tokens of one update, padding included.")
     learning_rate: float = option(2e-3, "Peak; constant, then a cosine to 0.")
     warmup_steps: int = option(100, "Linear warm-up.")
+    arithmetic_options: Options = option(
+        Options(), 'Difficulty of the sums in the corpus, as JSON, as of --dataset_options: {"operands": {"2": 1}}.'
+    )
+    countdown: bool = option(True, "Whether the corpus searches, too.")
 
     def check(self) -> None:
         for name in ("tokens", "tokens_per_step", "warmup_steps"):
             at_least(name, getattr(self, name), 1)
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate={self.learning_rate} must be above 0.")
+        self.documents()
+
+    def documents(self) -> Iterator[str]:
+        """The corpus."""
+        try:
+            arithmetic = load_source("arithmetic", options=self.arithmetic_options)
+        except ValueError as error:
+            raise ConfigError(f"arithmetic_options: {error}") from None
+        assert isinstance(arithmetic, Arithmetic)
+        return documents(self.seed, arithmetic, countdown=self.countdown)
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ def pretrain(config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrain
     seen, step, start = 0, 0, time.perf_counter()
     losses: deque[float] = deque(maxlen=REPORT_STEPS)
     loads: deque[Tensor] = deque(maxlen=REPORT_STEPS)
-    stream = batches(config.seed, config.tokens_per_step, tokenizer)
+    stream = batches(config, tokenizer)
     with record_routing(model) as routing:
         while seen < config.tokens:
             batch_BT = next(stream)
@@ -97,15 +113,15 @@ def pretrain(config: PretrainConfig, model: PreTrainedModel, tokenizer: PreTrain
     return summary(losses, loads, seen, step, start)
 
 
-def batches(seed: int, tokens_per_step: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
+def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[Tensor]:
     """Endless int64[B, T] batches of whole documents of similar length, padded on the right with IGNORED."""
-    stream, rng = documents(seed), random.Random(f"batches {seed}")
+    stream, rng = config.documents(), random.Random(f"batches {config.seed}")
     while True:
         pool = tokenizer([next(stream) for _ in range(4096)])["input_ids"]
         pool.sort(key=len)
         cut: list[list[list[int]]] = [[]]
         for ids in pool:
-            if (len(cut[-1]) + 1) * len(ids) > tokens_per_step:
+            if (len(cut[-1]) + 1) * len(ids) > config.tokens_per_step:
                 cut.append([])
             cut[-1].append(ids)
         rng.shuffle(cut)

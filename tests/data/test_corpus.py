@@ -35,6 +35,17 @@ def test_no_document_holds_a_held_out_expression_anywhere(corpus):
         assert not any(is_heldout(expression) for expression in shown)
 
 
+def test_a_corpus_of_another_difficulty_keeps_to_it_and_holds_out_what_that_does():
+    easy = Arithmetic(operands={2: 1}, operators="+-", max_term=20, low=-20, high=40, heldout_one_in=8)
+    asked = {p.columns["expression"] for p in easy.heldout(64)}
+    for document in islice(documents(0, easy, countdown=False), 1000):
+        shown = runs(document)
+        assert not shown & asked
+        assert "*" not in document
+        assert "Make" not in document
+        assert all(easy.low <= value_of(expression) <= easy.high for expression in shown)
+
+
 def test_no_document_asks_a_held_out_countdown_problem(corpus):
     questions = [match for document in corpus if (match := COUNTDOWN.search(document))]
     assert len(questions) > COUNT / 10

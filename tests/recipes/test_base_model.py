@@ -38,6 +38,7 @@ def test_the_card_says_what_the_model_is_and_the_command_that_made_it(tmp_path):
     assert "16 experts, 3 per token, 1 shared" in card
     for words in ("base_model.py", f"--preset {EMBEDDED}", "--tokens 1500", "--seed 3", "| arithmetic pass@1 |"):
         assert words in card
+    assert str(tmp_path) not in card
 
 
 def test_the_embedded_preset_costs_no_more_than_the_qwen3_moe():

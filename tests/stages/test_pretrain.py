@@ -46,7 +46,7 @@ def stock(tiny_base: Path, **settings: object) -> PreTrainedModel:
 def mean_loss(model: PreTrainedModel) -> float:
     """Nats a token over batches that pretraining with seed 1 does not see."""
     with torch.no_grad():
-        few = list(islice(batches(2, 1024, TOKENIZER), 4))
+        few = list(islice(batches(PretrainConfig(seed=2, tokens_per_step=1024), TOKENIZER), 4))
         return sum(language_loss(model(batch.clamp(min=0)).logits, batch) for batch in few) / len(few)
 
 
@@ -70,7 +70,7 @@ def test_a_few_thousand_tokens_lower_the_loss_on_other_text(kind, tiny_base):
 
 def test_the_loss_that_is_told_is_the_language_alone(tiny_base):
     config = PretrainConfig(tokens=1, tokens_per_step=512)
-    batch = next(batches(0, 512, TOKENIZER))
+    batch = next(batches(PretrainConfig(seed=0, tokens_per_step=512), TOKENIZER))
     heavy = {"balance": {"switch": 100.0}, "num_nextn_predict_layers": 1}
     for model in (ours(**SPARSE, **heavy), stock(tiny_base, router_aux_loss_coef=100.0)):
         with torch.no_grad():
@@ -123,16 +123,16 @@ def test_padding_neither_counts_as_load_nor_moves_a_bias():
 
 
 def test_batches_are_whole_documents_padded_on_the_right_and_repeat_by_seed():
-    first = list(islice(batches(3, 600, TOKENIZER), 5))
+    first = list(islice(batches(PretrainConfig(seed=3, tokens_per_step=600), TOKENIZER), 5))
     for batch_BT in first:
         assert batch_BT.numel() <= 600
         for row in batch_BT:
             kept = int((row != IGNORED).sum())
             assert (row[kept:] == IGNORED).all()
             assert (row[:kept] == TOKENIZER.eos_token_id).nonzero().flatten().tolist() == [kept - 1]
-    again = islice(batches(3, 600, TOKENIZER), 5)
+    again = islice(batches(PretrainConfig(seed=3, tokens_per_step=600), TOKENIZER), 5)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], next(batches(4, 600, TOKENIZER)))
+    assert not torch.equal(first[0], next(batches(PretrainConfig(seed=4, tokens_per_step=600), TOKENIZER)))
 
 
 def test_the_learning_rate_warms_up_stays_and_ends_at_zero():
@@ -154,3 +154,8 @@ def test_a_loss_that_is_not_finite_ends_it():
 def test_settings_that_cannot_train_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         PretrainConfig(**wrong)
+
+
+def test_an_option_that_the_sums_do_not_have_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"arithmetic_options: .*no option 'operand'"):
+        PretrainConfig(arithmetic_options={"operand": {"2": 1}})
