@@ -14,7 +14,7 @@ SMOLLM2 := models/smollm2-135m
 
 help:
 	@echo "make zero       pure RL on the embedded base model, in minutes (ARGS='--seed 1' adds settings)"
-	@echo "make base       pretrain the embedded base model anew (about 45 minutes)"
+	@echo "make base       pretrain the embedded base model anew (about 30 minutes)"
 	@echo "make smollm2    fetch and convert a small real model"
 	@echo "make test       the tests        make test-slow   end-to-end tests, minutes each"
 	@echo "make check      lint, format, types, import floors"

@@ -1,13 +1,15 @@
 """The MoE line at equal compute: prints the table of presets that stands in docs/models.md.
 
-    python benchmarks/presets.py                                      # all, about half an hour on two cores
+    python benchmarks/presets.py                                      # all, about 45 minutes on one core
     python benchmarks/presets.py --presets switch deepseek-v3 --budget 2e13
 
 Every tiny preset is pretrained for the same number of floating-point operations: tokens times what a token costs,
 forward and backward, in the weights that it uses. So brief a pretraining teaches no more than the easiest part of the
 embedded task: sums of two numbers up to 20, asked as they stand in the corpus (`7+12=`), without tags. On these
-`recipes/r1_zero.py` then trains by RL, for the right answer alone. Presets run side by side, one on each core. Loss is nats a token of language; load CV the standard deviation of the experts' loads over their mean,
-averaged over layers; pass@1 is on held-out problems.
+`recipes/r1_zero.py` then trains by RL, for the right answer alone. Presets run side by side, one on each core.
+
+Loss is nats a token of language; load CV the standard deviation of the experts' loads over their mean, averaged over
+layers; pass@1 is on held-out problems.
 """
 
 from __future__ import annotations
