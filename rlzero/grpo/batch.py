@@ -1,14 +1,17 @@
-"""From scored groups to padded microbatches."""
+"""From scored groups to microbatches: padded rows for what is per row, and their tokens in one row for the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from rlzero.grpo.microbatch import Piece, cut
+from rlzero.grpo.packed import Packed, pack_rows
 from rlzero.measure.evaluate import Sample as ScoredSample
+from rlzero.models.packed_layout import Span, make_layout
 from rlzero.rollout.types import Group, Rollout
 
 
@@ -39,8 +42,9 @@ class Batch:
     """One microbatch of R rows, padded on the right to L tokens. T = L − 1 predictions: entry t is about token t + 1.
 
     input_ids int64[R, L]; completion_mask bool[R, T], sampler_logprobs float32[R, T]; advantages, weights
-    float32[R]; first: the smallest t that is about a completion token in any row; routing int16[R, L, layers, K]:
-    the experts that the engine ran for each token, −1 where nothing was recorded, None where nothing was at all.
+    float32[R]; predictions int64[M]: the entries that are computed, in the flattened [R, T]; first: the smallest t of
+    these in any row; routing int16[R, L, layers, K]: the experts that the engine ran for each token, −1 where nothing
+    was recorded, None where nothing was at all. packed: how the model runs the tokens; None: as they are padded here.
     """
 
     input_ids: torch.Tensor
@@ -48,35 +52,77 @@ class Batch:
     sampler_logprobs: torch.Tensor
     advantages: torch.Tensor
     weights: torch.Tensor
+    predictions: torch.Tensor
     first: int
     routing: torch.Tensor | None = None
+    packed: Packed | None = None
 
     @property
     def read(self) -> torch.Tensor:
         """bool[R, T]: the tokens of prompt and completion that something is predicted from; padding is not."""
         return self.completion_mask.flip(1).cummax(1).values.flip(1)
 
+    @property
+    def readers(self) -> torch.Tensor:
+        """int64[N]: to how many rows each token that the model runs belongs; 0 for padding and what nobody reads."""
+        if self.packed is None:
+            return torch.nn.functional.pad(self.read, (0, 1)).flatten().long()
+        return self.packed.readers
+
+    def as_run(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of tokens, [R, L, …], in the order in which the model runs them: [N, …]."""
+        return values.flatten(0, 1) if self.packed is None else values.flatten(0, 1)[self.packed.tokens]
+
     def to(self, device: torch.device) -> Batch:
-        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return Batch(**tensors, first=self.first)
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor | Packed)}
+        return Batch(**moved, first=self.first)
 
 
-def pack(samples: Sequence[TrainingSample], token_budget: int, pad_id: int) -> list[Batch]:
-    """Rows of similar length share a microbatch of at most `token_budget` padded tokens (a longer row is alone)."""
-    cut: list[list[TrainingSample]] = []
+def pack(
+    samples: Sequence[TrainingSample],
+    token_budget: int,
+    pad_id: int,
+    *,
+    packed: bool = True,
+    shared_prefix: bool | None = None,
+) -> list[Batch]:
+    """Microbatches of at most `token_budget` tokens that the model runs (a longer row is alone), about equally full.
+
+    packed: without padding, for a model that can (`prepare_policy`), and the prompt of a group once where
+    shared_prefix says so (None: where it pays). Otherwise rows of similar length together, and padding counts.
+    """
+    for sample in samples:
+        if not len(sample.rollout.prompt_ids) or not len(sample.rollout.completion_ids):
+            raise ValueError(
+                f"a sample needs at least one token of prompt and of completion, got {len(sample.rollout.prompt_ids)} "
+                f"and {len(sample.rollout.completion_ids)}. The first token is predicted from the prompt: begin it "
+                "with the tokenizer's BOS or any other token."
+            )
+    if packed:
+        return [_pad_pieces(pieces, pad_id) for pieces in cut(samples, token_budget, shared_prefix)]
+    rows: list[list[TrainingSample]] = []
     for sample in sorted(samples, key=lambda s: s.length, reverse=True):
         # Sorted: the first row of a microbatch is its longest.
-        if not cut or (len(cut[-1]) + 1) * cut[-1][0].length > token_budget:
-            cut.append([])
-        cut[-1].append(sample)
-    return [_pad(rows, pad_id) for rows in cut]
+        if not rows or (len(rows[-1]) + 1) * rows[-1][0].length > token_budget:
+            rows.append([])
+        rows[-1].append(sample)
+    return [_pad(together, pad_id) for together in rows]
 
 
-def filler(like: Batch | None, pad_id: int) -> Batch:
+def filler(like: Batch | None, pad_id: int, *, packed: bool = True) -> Batch:
     """A microbatch without weight, for a process that has fewer than another (all must run the same number)."""
-    shape = (1, 2) if like is None else (1, like.input_ids.shape[1])
-    zeros = torch.zeros(1, shape[1] - 1)
-    return Batch(torch.full(shape, pad_id), zeros.bool(), zeros, torch.zeros(1), torch.zeros(1), first=0)
+    length = 2 if like is None else like.input_ids.shape[1]
+    zeros = torch.zeros(1, length - 1)
+    token = torch.zeros(1, dtype=torch.int64)
+    return Batch(
+        torch.full((1, length), pad_id), zeros.bool(), zeros, torch.zeros(1), torch.zeros(1), token, first=0,
+        packed=Packed(token, token, token, token, make_layout([Span(0, 1)])) if packed else None,
+    )  # fmt: skip
+
+
+def _pad_pieces(pieces: Sequence[Piece], pad_id: int) -> Batch:
+    batch = _pad([sample for piece in pieces for sample in piece.samples], pad_id)
+    return replace(batch, packed=pack_rows(pieces, batch.input_ids.shape[1]))
 
 
 def _pad(rows: Sequence[TrainingSample], pad_id: int) -> Batch:
@@ -96,6 +142,7 @@ def _pad(rows: Sequence[TrainingSample], pad_id: int) -> Batch:
         sampler_logprobs=sampler,
         advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+        predictions=mask.flatten().nonzero()[:, 0],
         first=min(len(row.rollout.prompt_ids) for row in rows) - 1,
         routing=_pad_routing([row.rollout.routing for row in rows], longest),
     )

@@ -94,10 +94,13 @@ class ExpertRouting:
                 "router_replay needs the experts that the engine ran, and these rollouts have none. Make the engine "
                 "with record_routing=True, or leave router_replay off."
             )
-        return replay_routing(self._model, batch.routing.flatten(0, 1).transpose(0, 1))
+        return replay_routing(self._model, batch.as_run(batch.routing).transpose(0, 1))
 
-    def finish(self) -> dict[str, float]:
-        """New biases by the load of this update over all processes, and its figures per layer (`expert_figures`)."""
+    def finish(self, learns: bool = True) -> dict[str, float]:
+        """New biases by the load of this update over all processes, and its figures per layer (`expert_figures`).
+
+        learns: false where the update was not made, and the biases stay too.
+        """
         if not self._routers:
             return {}
         layers = len(self._routers)
@@ -105,7 +108,7 @@ class ExpertRouting:
         sums = self._accelerator.reduce(sums, "sum")
         self._clear()
         counts_LE = sums[: -layers - 1].view(layers, -1)
-        if self._bias_speed:
+        if self._bias_speed and learns:
             move_bias(self._routers, counts_LE, self._bias_speed)
         return expert_figures(self._layers, counts_LE, sums[-layers - 1 : -1], float(sums[-1]))
 
@@ -116,16 +119,16 @@ class ExpertRouting:
         self._compared = torch.zeros(1, dtype=torch.float64, device=device)
 
     def _count(self, batch: Batch, own_TLK: Tensor, used_TLK: Tensor) -> None:
-        """Add the tokens of one microbatch, padding left out."""
-        # The last token of a row is run as well, but nothing is predicted from it.
-        read_T = nn.functional.pad(batch.read, (0, 1)).flatten()
-        used_LN = used_TLK[read_T].transpose(0, 1).flatten(1)
-        self._counts_LE.scatter_add_(1, used_LN, torch.ones_like(used_LN, dtype=torch.float64))
+        """Add the tokens of one microbatch: padding not at all, and those of a shared prompt once for every row."""
+        readers_T = batch.readers.double()
+        used_LN = used_TLK.transpose(0, 1).flatten(1)
+        counts_LN = readers_T.repeat_interleave(used_TLK.shape[-1]).expand_as(used_LN)
+        self._counts_LE.scatter_add_(1, used_LN, counts_LN)
         if batch.routing is not None:
-            recorded_TLK = batch.routing.flatten(0, 1)
-            known_T = read_T & (recorded_TLK[:, 0, 0] >= 0)
-            own, recorded = (indices_TLK[known_T].sort(-1).values for indices_TLK in (own_TLK, recorded_TLK))
-            self._differing_L += (own != recorded).any(-1).sum(0)
+            recorded_TLK = batch.as_run(batch.routing)
+            known_T = readers_T * (recorded_TLK[:, 0, 0] >= 0)
+            own, recorded = (indices_TLK.sort(-1).values for indices_TLK in (own_TLK, recorded_TLK))
+            self._differing_L += ((own != recorded).any(-1) * known_T[:, None]).sum(0)
             self._compared += known_T.sum()
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from rlzero.models.config import MoEConfig
 
 
@@ -34,6 +36,12 @@ def count_parameters(config: MoEConfig) -> Parameters:
 
     with torch.device("meta"):
         model = MoEForCausalLM(config)
+    return parameters_of(model, config.n_routed_experts, config.num_experts_per_tok)
+
+
+def parameters_of(model: PreTrainedModel, experts: int, chosen: int) -> Parameters:
+    """Of a model on any device, ours or a class of transformers, whose tokens run `chosen` of the `experts` of a layer
+    (0 of 0 in a dense model)."""
     total = idle = mtp = 0
     for name, weight in model.named_parameters():
         if name.startswith("mtp."):
@@ -41,7 +49,7 @@ def count_parameters(config: MoEConfig) -> Parameters:
             continue
         total += weight.numel()
         if ".experts." in name:
-            idle += weight.numel() // config.n_routed_experts * (config.n_routed_experts - config.num_experts_per_tok)
+            idle += weight.numel() // experts * (experts - chosen)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return Parameters(
         total=total,

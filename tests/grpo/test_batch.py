@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlzero.grpo.batch import Batch, TrainingSample, filler, pack
 from rlzero.grpo.policy import policy_logprobs
-from tests.grpo.pieces import PAD, make_recipe, make_rollout, make_trainer
+from tests.grpo.pieces import PAD, backward, make_recipe, make_rollout, make_trainer
 
 shapes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 40)), min_size=1, max_size=20)
 
@@ -45,10 +47,10 @@ def rows_of(batch: Batch) -> list[tuple]:
     return rows
 
 
-@given(sizes=shapes, budget=st.integers(1, 500))
-def test_every_sample_is_packed_once_and_whole(sizes, budget):
+@given(sizes=shapes, budget=st.integers(1, 500), packed=st.booleans())
+def test_every_sample_is_packed_once_and_whole(sizes, budget, packed):
     samples = make_samples(sizes)
-    packed = [row for batch in pack(samples, budget, PAD) for row in rows_of(batch)]
+    found = [row for batch in pack(samples, budget, PAD, packed=packed) for row in rows_of(batch)]
     wanted = [
         (
             tuple(s.rollout.prompt_ids.tolist()),
@@ -59,27 +61,55 @@ def test_every_sample_is_packed_once_and_whole(sizes, budget):
         )
         for s in samples
     ]
-    assert Counter(packed) == Counter(wanted)
+    assert Counter(found) == Counter(wanted)
 
 
 @given(sizes=shapes, budget=st.integers(1, 500))
-def test_microbatch_stays_within_the_budget_unless_one_row_alone_is_longer(sizes, budget):
-    for batch in pack(make_samples(sizes), budget, PAD):
+def test_padded_microbatch_stays_within_the_budget_unless_one_row_alone_is_longer(sizes, budget):
+    for batch in pack(make_samples(sizes), budget, PAD, packed=False):
         assert batch.input_ids.numel() <= budget or len(batch.input_ids) == 1
         # `first` is the first prediction that is about a completion, in any row.
         assert batch.first == int(batch.completion_mask.any(dim=0).nonzero()[0])
 
 
-def test_no_samples_make_no_microbatch():
-    assert pack([], 100, PAD) == []
+@given(sizes=shapes, budget=st.integers(1, 500), shared_prefix=st.booleans())
+def test_model_runs_every_token_but_the_last_of_each_row_in_its_place(sizes, budget, shared_prefix):
+    samples = make_samples(sizes)
+    # Prompts of one token may be the same by chance, and belong to one group then.
+    assume(len({s.rollout.prompt_ids.tobytes() for s in samples}) == len(samples))
+    samples += [replace(s, advantage=-s.advantage) for s in samples]  # each prompt twice
+    for batch in pack(samples, budget, PAD, shared_prefix=shared_prefix):
+        packed, length = batch.packed, batch.input_ids.shape[1]
+        rows, places = packed.tokens // length, packed.tokens % length
+        assert torch.equal(packed.positions, places)
+        assert torch.equal(batch.as_run(batch.input_ids), batch.input_ids[rows, places])
+        # Counted with its readers, every token that something is predicted from is there once for each row.
+        prompts = batch.completion_mask.int().argmax(1) + 1
+        counts = torch.zeros_like(batch.read, dtype=torch.int64)
+        for row, place, readers in zip(rows.tolist(), places.tolist(), packed.readers.tolist(), strict=True):
+            same = (batch.input_ids[:, : place + 1] == batch.input_ids[row, : place + 1]).all(1) & (place < prompts)
+            readers_of = same.nonzero()[:, 0].tolist() if readers > 1 else [row]
+            assert len(readers_of) == readers
+            counts[readers_of, place] += 1
+        assert torch.equal(counts, batch.read.long())
+        # Predictions are the completions' tokens, each made at the token before it.
+        assert torch.equal(batch.predictions, batch.completion_mask.flatten().nonzero()[:, 0])
+        made_at = packed.positions[packed.at]
+        assert torch.equal(made_at, batch.predictions % (length - 1))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_samples_make_no_microbatch(packed):
+    assert pack([], 100, PAD, packed=packed) == []
 
 
 def test_filler_runs_through_the_model_and_has_no_gradient(tiny_model_dir):
     trainer = make_trainer(tiny_model_dir, make_recipe())
+    assert trainer.updater.packed
     (like,) = pack(make_samples([(4, 5)]), 100, PAD)
     for batch in (filler(like, PAD), filler(None, PAD)):
-        sums = trainer._backward(batch, None)
-        assert all(float(value) == 0 for value in sums)
+        figures = backward(trainer, batch)
+        assert all(float(value) == 0 for value in figures.values())
         found = [p.grad for p in trainer.model.parameters() if p.grad is not None]
         assert found
         assert all((grad == 0).all() for grad in found)
@@ -100,3 +130,7 @@ def test_moving_a_batch_keeps_it(sizes):
         moved = batch.to(torch.device("cpu"))
         assert rows_of(moved) == rows_of(batch)
         assert moved.first == batch.first
+        assert moved.packed.layout.buckets == batch.packed.layout.buckets
+        for before, after in ((batch.packed, moved.packed), (batch.packed.layout, moved.packed.layout)):
+            for name, value in vars(before).items():
+                assert not isinstance(value, torch.Tensor) or torch.equal(getattr(after, name), value), name

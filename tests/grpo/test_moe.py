@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from rlzero.grpo.batch import ScoredGroup, TrainingSample, filler, pack
 from rlzero.grpo.config import ConfigError, GRPOConfig
@@ -19,7 +18,7 @@ from rlzero.models.balance import move_bias
 from rlzero.models.routing import record_routing, replay_routing, router_layers, router_modules
 from rlzero.report.run_dir import read_metrics
 from rlzero.rollout.checkpoint_weights import CheckpointWeights
-from tests.grpo.pieces import PAD, make_groups, make_recipe
+from tests.grpo.pieces import PAD, backward, bare_trainer, make_groups, make_recipe, updated
 from tests.models.routed import EXPERTS, OURS, STOCK, make_model
 
 REWARDS = [[0.0, 1.0, 1.0, 0.0], [1.0, 0.5, 1.0, 1.0]]
@@ -29,7 +28,7 @@ BIASED = ["deepseek_v3", "ours_noaux_tc"]
 def make_trainer(kind: str = "qwen3_moe", **grpo) -> GRPOTrainer:
     """The real trainer on a tiny model of the kind, with room for every token that `make_groups` makes."""
     model = make_model(kind, vocab_size=PAD + 1)
-    return GRPOTrainer(make_recipe(**grpo), Accelerator(cpu=True), model, None, None, None, PAD)
+    return bare_trainer(make_recipe(**grpo), model)
 
 
 def routed_groups(model, shift: int = 0) -> list[ScoredGroup]:
@@ -45,11 +44,6 @@ def routed_groups(model, shift: int = 0) -> list[ScoredGroup]:
             rollouts.append(replace(rollout, routing=routing))
         groups.append(replace(group, group=replace(group.group, rollouts=tuple(rollouts))))
     return groups
-
-
-def updated(trainer: GRPOTrainer, groups: list[ScoredGroup]) -> dict[str, float]:
-    _, samples, counts = trainer.compare(groups)
-    return trainer.update(samples, counts)
 
 
 def counted(groups: list[ScoredGroup], layer: int) -> np.ndarray:
@@ -94,9 +88,9 @@ def test_every_trained_parameter_has_a_gradient_where_most_experts_have_no_token
     (batch,) = pack([TrainingSample(make_groups(REWARDS)[0].group.rollouts[0], 1.0, 1.0)], 1000, PAD)
     routers = router_modules(trainer.model)
     width = trainer.model.config.num_experts_per_tok
-    few = torch.arange(width).expand(len(routers), batch.input_ids.numel(), width)
+    few = torch.arange(width).expand(len(routers), len(batch.readers), width)
     with replay_routing(trainer.model, few):
-        trainer._backward(batch, None)
+        backward(trainer, batch)
     missing = [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
     frozen = {name for name, p in trainer.model.named_parameters() if not p.requires_grad}
@@ -108,11 +102,11 @@ def test_every_trained_parameter_has_a_gradient_where_most_experts_have_no_token
 def test_training_mode_computes_what_evaluation_mode_and_so_an_engine_computes(kind):
     training = {"router_jitter_noise": 0.3, "drop_policy": "capacity", "capacity_factor_train": 0.5}
     model = make_model(kind, vocab_size=PAD + 1, **training)
-    (batch,) = pack([TrainingSample(make_groups(REWARDS)[0].group.rollouts[0], 1.0, 1.0)], 1000, PAD)
+    (batch,) = pack([TrainingSample(make_groups(REWARDS)[0].group.rollouts[0], 1.0, 1.0)], 1000, PAD, packed=False)
     with torch.no_grad():
         chance = [policy_logprobs(model.train(mode), batch, 1.0)[0] for mode in (True, False)]
     assert not torch.equal(*chance), "before it is prepared for RL"
-    trainer = GRPOTrainer(make_recipe(), Accelerator(cpu=True), model, None, None, None, PAD)
+    trainer = bare_trainer(make_recipe(), model)
     assert trainer.model.training
     trained = policy_logprobs(trainer.model, batch, 1.0)[0]
     evaluated = policy_logprobs(trainer.model.eval(), batch, 1.0)[0]
@@ -122,9 +116,9 @@ def test_training_mode_computes_what_evaluation_mode_and_so_an_engine_computes(k
 def test_replay_is_off_unless_asked_for():
     trainer = make_trainer()
     groups = routed_groups(trainer.model, shift=1)
-    _, samples, _ = trainer.compare(groups)
-    batch = pack(samples, 1000, PAD)[0]
-    with record_routing(trainer.model) as used, trainer.experts.update(batch):
+    _, (minibatch,), _ = trainer.compare(groups, range(len(groups)))
+    batch = pack(minibatch.samples, 1000, PAD)[0]
+    with record_routing(trainer.model) as used, trainer.updater.experts.update(batch):
         policy_logprobs(trainer.model, batch, 1.0)
     with record_routing(trainer.model) as own:
         policy_logprobs(trainer.model, batch, 1.0)
@@ -136,11 +130,11 @@ def test_replay_is_off_unless_asked_for():
 def test_update_and_old_log_probabilities_run_the_engines_experts(kind, budget):
     trainer = make_trainer(kind, router_replay=True, tokens_per_microbatch=budget)
     groups = routed_groups(trainer.model, shift=1)
-    _, samples, _ = trainer.compare(groups)
-    batches = pack(samples, budget, PAD)
+    _, (minibatch,), _ = trainer.compare(groups, range(len(groups)))
+    batches = pack(minibatch.samples, budget, PAD)
     assert (len(batches) > 1) == (budget == 40)
-    for batch, old in zip(batches, trainer._old_logprobs(batches), strict=True):
-        with trainer.experts.update(batch):
+    for batch, (old, _) in zip(batches, trainer.updater.logprobs(batches), strict=True):
+        with trainer.updater.experts.update(batch):
             new = policy_logprobs(trainer.model, batch, 1.0)[0].detach()
         own = policy_logprobs(trainer.model, batch, 1.0)[0].detach()
         assert torch.equal(old, new)
@@ -158,9 +152,9 @@ def test_update_and_old_log_probabilities_run_the_engines_experts(kind, budget):
 
 def test_filler_needs_no_routing_and_rollouts_do():
     trainer = make_trainer(router_replay=True)
-    with trainer.experts.update(filler(None, PAD)):
-        trainer._backward(filler(None, PAD), None)
-    assert trainer.experts.finish() == {}
+    with trainer.updater.experts.update(filler(None, PAD)):
+        backward(trainer, filler(None, PAD))
+    assert trainer.updater.experts.finish() == {}
     with pytest.raises(ValueError, match="router_replay needs the experts that the engine ran, and these rollouts"):
         updated(trainer, make_groups(REWARDS))
 
@@ -247,6 +241,15 @@ def test_bias_stays_unless_asked_for_and_where_no_group_has_a_signal():
         updated(trainer, make_groups(groups))
         for router, bias in zip(router_modules(trainer.model), before, strict=True):
             assert torch.equal(router.e_score_correction_bias, bias)
+
+
+def test_bias_stays_where_the_step_was_skipped(tmp_path):
+    trainer = make_trainer("deepseek_v3", router_bias="update", output_dir=str(tmp_path))
+    before = [router.e_score_correction_bias.clone() for router in router_modules(trainer.model)]
+    trainer.updater._clipped_norm = lambda: float("inf")
+    assert updated(trainer, make_groups(REWARDS))["skipped"] == 1
+    for router, bias in zip(router_modules(trainer.model), before, strict=True):
+        assert torch.equal(router.e_score_correction_bias, bias)
 
 
 def test_every_iteration_on_the_same_rollouts_moves_the_bias_once():

@@ -1,4 +1,4 @@
-"""Log-probabilities of packed rows against transformers' own, row by row without padding."""
+"""Log-probabilities of batches against transformers' own, row by row without padding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rlzero.grpo.policy import policy_logprobs
 from tests.grpo.pieces import PAD, make_groups, make_recipe, make_trainer
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
-def test_packed_rows_have_the_log_softmax_of_unpadded_rows(tiny_model_dir, temperature):
+def test_rows_of_a_batch_have_the_log_softmax_of_rows_alone(tiny_model_dir, temperature, packed):
     model = make_trainer(tiny_model_dir, make_recipe()).model
     rollouts = [r for group in make_groups([[0.0] * 4] * 3) for r in group.group.rollouts]
     samples = [TrainingSample(rollout, float(i), 1.0) for i, rollout in enumerate(rollouts)]
     seen = 0
-    for batch in pack(samples, 60, PAD):
+    for batch in pack(samples, 60, PAD, packed=packed):
         logprobs, entropies = policy_logprobs(model, batch, temperature)
         assert logprobs.requires_grad
         assert not entropies.requires_grad
@@ -35,12 +36,13 @@ def test_packed_rows_have_the_log_softmax_of_unpadded_rows(tiny_model_dir, tempe
     assert seen == len(rollouts)
 
 
-def test_nothing_is_computed_before_the_first_completion_token(tiny_model_dir):
+def test_nothing_stands_where_nothing_was_predicted(tiny_model_dir):
     model = make_trainer(tiny_model_dir, make_recipe()).model
-    rollouts = make_groups([[0.0, 0.0]])[0].group.rollouts
-    (batch,) = pack([TrainingSample(r, 0.0, 1.0) for r in rollouts], 10_000, PAD)
-    logprobs, entropies = policy_logprobs(model, batch, 1.0)
-    assert batch.first > 0
-    assert (logprobs[:, : batch.first] == 0).all()
-    assert (entropies[:, : batch.first] == 0).all()
-    assert (logprobs[:, batch.first :] < 0).all()
+    rollouts = [r for group in make_groups([[0.0, 0.0], [0.0]]) for r in group.group.rollouts]
+    for packed in (True, False):
+        (batch,) = pack([TrainingSample(r, 0.0, 1.0) for r in rollouts], 10_000, PAD, packed=packed)
+        logprobs, entropies = policy_logprobs(model, batch, 1.0)
+        assert batch.first > 0
+        for values in (logprobs, -entropies):
+            assert (values[batch.completion_mask] < 0).all()
+            assert (values[~batch.completion_mask] == 0).all()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,14 +15,13 @@ from accelerate import Accelerator
 from data.charset import byte_tokenizer
 from data.problem import Problem
 from rlzero.grpo.batch import ScoredGroup
-from rlzero.grpo.trainer import GRPOTrainer
 from rlzero.models.load import load_model
 from rlzero.models.routing import router_layers, router_modules
 from rlzero.report.run_dir import read_metrics
 from rlzero.rollout.builtin import BuiltinEngine
 from rlzero.rollout.types import Sampling
-from tests.conftest import ROOT
-from tests.grpo.pieces import PAD, make_recipe
+from tests.grpo.launching import LAYOUTS, run_two
+from tests.grpo.pieces import PAD, bare_trainer, make_recipe, updated
 from tests.grpo.two_processes import train
 from tests.models.routed import make_model
 
@@ -42,9 +38,8 @@ def perturbed_engine_figures(kind: str, **changes) -> dict[bool, dict[str, float
     figures = {}
     for replay in (False, True) if has_routers else (False,):
         recipe = make_recipe(router_replay=replay, learning_rate=1e-9)
-        trainer = GRPOTrainer(recipe, Accelerator(cpu=True), copy.deepcopy(model), None, None, None, 0)
-        _, samples, counts = trainer.compare([ScoredGroup(group, (), rewards) for group in groups])
-        figures[replay] = trainer.update(samples, counts)
+        trainer = bare_trainer(recipe, copy.deepcopy(model), pad_id=0)
+        figures[replay] = updated(trainer, [ScoredGroup(group, (), rewards) for group in groups])
         assert figures[replay]["trained_tokens"] > 3000
     return figures
 
@@ -63,16 +58,11 @@ def test_replay_lowers_the_mismatch_with_a_rounding_engine_to_the_level_of_a_den
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_two_processes_of_which_neither_uses_the_others_experts_learn_as_one_does(sharding, tmp_path):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_of_which_neither_uses_the_others_experts_learn_as_one_does(layout, tmp_path):
     """A gradient that is missing in one of them would leave both waiting, or their weights apart."""
     kinds = ["mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "ours_noisy_topk", "ours_switch", "ours_noaux_tc"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("two_processes.py")), sharding, str(tmp_path), *kinds],
-        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+    done = run_two(layout, Path(__file__).with_name("two_processes.py"), tmp_path, *kinds)
     assert done.returncode == 0, done.stderr[-3000:]
     for kind in kinds:
         together, alone = torch.load(tmp_path / f"{kind}.pt"), train(kind, Accelerator(cpu=True))
