@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
+from rlzero.models.adapter import adapted_layers, is_adapter
+from rlzero.models.sharded import whole
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -43,39 +46,38 @@ class CheckpointWeights:
     an iteration copies nothing. Where a conversion is more than views (a concatenation), it runs each time.
 
     Sharded parameters (FSDP2's DTensor) are gathered one at a time; that is a collective, so every process
-    iterates. Tied weights come once. model: the unwrapped model.
+    iterates. Tied weights come once, and weights with low-rank adapters as one. model: the unwrapped model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._adapted = adapted_layers(model)
         self._plan = _plan_views(model)
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         tensors = _tensors(self._model)
         if self._plan is None:
-            full = {name: _gathered(tensor) for name, tensor in tensors.items()}
+            full = {name: whole(self._present(name, tensor)) for name, tensor in tensors.items()}
             yield from revert_weight_conversion(self._model, full).items()
             return
         for source, views in self._plan.items():
-            tensor = _gathered(tensors[source]).contiguous()
+            tensor = whole(self._present(source, tensors[source])).contiguous()
             for view in views:
                 yield (
                     view.name,
                     tensor.as_strided(view.size, view.stride, tensor.storage_offset() + view.offset),
                 )
 
+    def _present(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """With what an adapter adds to it."""
+        return self._adapted[name].merged() if name in self._adapted else tensor
+
 
 def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Parameters (a tied one once) and saved buffers by name, detached."""
+    """Parameters (a tied one once) beside adapters, and saved buffers, by name, detached."""
     saved = model.state_dict()
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    parameters = {name: p.detach() for name, p in model.named_parameters() if not is_adapter(name)}
     return parameters | {name: buffer for name, buffer in model.named_buffers() if name in saved}
-
-
-def _gathered(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole tensor, where the process holds a shard of it."""
-    full_tensor = getattr(tensor, "full_tensor", None)
-    return tensor if full_tensor is None else full_tensor()
 
 
 def _plan_views(model: PreTrainedModel) -> dict[str, list[_View]] | None:

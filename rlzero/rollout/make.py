@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from importlib.util import find_spec
@@ -40,6 +41,17 @@ def resolve_engine(kind: str) -> str:
     return kind
 
 
+def check_sleep_mode(engine: str) -> None:
+    """ValueError where there is no vLLM on a GPU to sleep. engine: as `resolve_engine` returns it."""
+    if engine == "vllm" and torch.cuda.is_available():
+        return
+    why = "there is no GPU" if engine == "vllm" else f"the engine is {engine}"
+    raise ValueError(
+        "vllm_enable_sleep_mode=True gives back the GPU memory of vLLM while the trainer works, and here "
+        f"{why}: leave it off."
+    )
+
+
 def make_engine(
     kind: str,
     *,
@@ -54,6 +66,8 @@ def make_engine(
     revision: str | None = None,
     trust_remote_code: bool = False,
     record_routing: bool = False,
+    own_copy_on: torch.device | None = None,
+    sleep_mode: bool = False,
 ) -> Engine:
     """An engine that samples from `model`'s weights as they are at `model_path`.
 
@@ -61,7 +75,9 @@ def make_engine(
     model; the built-in engine samples from it, vLLM loads `model_path` and is synced later. tokenizer: for its
     end-of-sequence id. max_model_len: prompt and completion together, in tokens. max_num_seqs: sequences computed at
     a time. dtype: of the sampling. gpu_memory_utilization: vLLM's share of a GPU that it has together with the trainer.
-    record_routing: rollouts say which experts were run; ValueError where the engine cannot know.
+    record_routing: rollouts say which experts were run; ValueError where the engine cannot know. own_copy_on: where the
+    built-in engine keeps a copy of the model to sample from, if the model itself is going to be sharded, or trained
+    meanwhile; None: it has none. sleep_mode: vLLM's `sleep` frees the GPU's memory.
     A process has one vLLM engine at a time: `close` it before making another.
     """
     ends = eos_token_ids(tokenizer, model)
@@ -83,16 +99,18 @@ def make_engine(
                     revision=revision,
                     trust_remote_code=trust_remote_code,
                     record_routing=record_routing,
+                    sleep_mode=sleep_mode,
                 )
     from rlzero.rollout.builtin import BuiltinEngine
 
     return BuiltinEngine(
-        model,
+        model if own_copy_on is None else copy.deepcopy(model).to(own_copy_on),
         ends,
         max_model_len=max_model_len,
         max_rows=max_num_seqs,
         autocast_dtype=None if dtype == model.dtype else dtype,
         record_routing=record_routing,
+        owns_model=own_copy_on is not None,
     )
 
 

@@ -20,14 +20,14 @@ def row_keys(seed: int, prompt_positions: np.ndarray, sample_positions: np.ndarr
     return keys
 
 
-def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
-    """float64[R] in [0, 1): the `step`-th number of each row's own stream.
+def uniforms(keys: np.ndarray, step: int | np.ndarray) -> np.ndarray:
+    """float64[R] in [0, 1): the `step`-th number of each row's own stream; a step for all rows, or int[R].
 
     keys: uint64[R]. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with the key as its state: a counter-
     based generator, so a row's numbers need no state, and rows may leave the batch in any order.
     """
     with np.errstate(over="ignore"):
-        bits = _mix(keys + np.uint64(step + 1) * _GAMMA)
+        bits = _mix(keys + (np.asarray(step, dtype=np.uint64) + np.uint64(1)) * _GAMMA)
     # 48 bits: u * total stays below total in float64, so the search below never runs off the end.
     return (bits >> np.uint64(16)).astype(np.float64) * 2.0**-48
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,16 +61,32 @@ class Group:
     rollouts: tuple[Rollout, ...]
 
 
+Done = Callable[[int, Group], None]
+
+
 class Engine(Protocol):
-    """Where completions come from. `builtin` shares the trainer's weights, vLLM's copy must be synced."""
+    """Where completions come from. `builtin` shares the trainer's weights, vLLM's copy must be synced.
+
+    version: that of the last sync, 0 before the first.
+    """
 
     name: str
     max_model_len: int
+    version: int
 
     def generate(
-        self, problems: Sequence[Problem], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        problems: Sequence[Problem],
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        done: Done | None = None,
     ) -> list[Group]:
-        """One group of `sampling.n` rollouts per problem, in the order of the problems."""
+        """One group of `sampling.n` rollouts per problem, in the order of the problems.
+
+        done: called with each group and the position of its problem as soon as it is complete, while others are still
+        sampled; in an order that is as much a function of what is asked as the groups are. What it raises ends the
+        generation.
+        """
         ...
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -79,6 +95,10 @@ class Engine(Protocol):
 
     def sync(self, model: PreTrainedModel, version: int) -> None:
         """Make the engine's weights those of `model` (the unwrapped trainer model)."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back what memory it can, until it is used again."""
         ...
 
     def close(self) -> None: ...

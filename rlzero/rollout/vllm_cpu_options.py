@@ -16,13 +16,14 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 def cpu_options(config: PretrainedConfig, dtype: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
-    """Options for `vllm.LLM`: a key-value cache no larger than the sequences need, and what MLA needs.
+    """Options for `vllm.LLM`: no compilation, a key-value cache no larger than the sequences need, and what MLA needs.
 
     dtype: `float32`, `bfloat16`, `float16`, or `auto` (the checkpoint's). Sets VLLM_MLA_DISABLE, which vLLM reads
     when the engine starts. A sliding window may need less than it is given here: vLLM frees what has left it.
     """
     config = config.get_text_config()
     options: dict[str, Any] = {
+        "enforce_eager": True,
         # On CPU this version dies when a seeded request's prompt is computed in chunks (it cannot rewind the
         # request's generator).
         "enable_chunked_prefill": False,

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from rlzero.models.routing import router_modules
 
+_MOST_SAMPLES = 1 << 20  # of one request
+
 
 class RoutingRecorder:
     """Hears every router of the model that a vLLM runner holds: ours, and those of vLLM's own fused experts.
@@ -50,10 +52,11 @@ class RoutingRecorder:
         finally:
             self._recording = False
 
-    def take(self, request_ids: Sequence[str], lengths: Sequence[int]) -> list[np.ndarray]:
-        """int16[length, L routers, K] for each request: the experts of its positions 0 to length - 1.
+    def take(self, completions: Sequence[tuple[str, int]], lengths: Sequence[int]) -> list[np.ndarray]:
+        """int16[length, L routers, K] for each completion: the experts of its positions 0 to length - 1.
 
-        request_ids: as in vLLM's outputs. Forgets what it returns and everything else.
+        completions: the id of the request and the number of the sample, as in vLLM's outputs. Forgets what it returns
+        and everything else.
         """
         requests_N, positions_N, chosen_NLK = (np.concatenate(column) for column in zip(*self._steps, strict=True))
         self._steps.clear()
@@ -62,8 +65,9 @@ class RoutingRecorder:
         order_N = np.argsort(requests_N, kind="stable")
         sorted_N = requests_N[order_N]
         taken = []
-        for request_id, length in zip(request_ids, lengths, strict=True):
-            start, stop = np.searchsorted(sorted_N, [int(request_id), int(request_id) + 1])
+        for (request_id, sample), length in zip(completions, lengths, strict=True):
+            number = _number(request_id, sample)
+            start, stop = np.searchsorted(sorted_N, [number, number + 1])
             rows = order_N[start:stop]
             rows = rows[positions_N[rows] < length]
             routing = np.full((length, *chosen_NLK.shape[1:]), -1, dtype=np.int16)
@@ -86,13 +90,23 @@ class RoutingRecorder:
             return
         batch = self._runner.input_batch
         starts = self._runner.query_start_loc.np[: batch.num_reqs + 1]
-        # vLLM appends random characters to the number that it gave the request.
-        numbers = np.array([int(request_id.partition("-")[0]) for request_id in batch.req_ids[: batch.num_reqs]])
+        numbers = np.array([_number_of(name) for name in batch.req_ids[: batch.num_reqs]])
         # What lies beyond the last request's tokens is padding.
         tokens = int(starts[-1])
         positions_T = kwargs["positions"][:tokens].cpu().numpy().astype(np.int64)
         chosen_TLK = torch.stack(self._chosen, dim=1)[:tokens].to(torch.int16).cpu().numpy()
         self._steps.append((np.repeat(numbers, np.diff(starts)), positions_T, chosen_TLK))
+
+
+def _number(request_id: str, sample: int) -> int:
+    """One number for each sample of each request."""
+    return int(request_id) * _MOST_SAMPLES + sample
+
+
+def _number_of(name: str) -> int:
+    """The same from what vLLM calls it inside: `<sample>_<request id>-<random>`; a sample alone has no number."""
+    sample, _, request_id = name.partition("-")[0].rpartition("_")
+    return _number(request_id, int(sample or 0))
 
 
 def _listen(model: nn.Module, keep: Any) -> int:

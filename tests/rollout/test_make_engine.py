@@ -34,7 +34,7 @@ def test_only_these_files_import_vllm():
     ]
     found = {path.stem for path in files if re.search(r"^\s*(from|import) vllm\b", path.read_text(), re.MULTILINE)}
 
-    assert found == {"vllm_decoder", "vllm_engine", "vllm_plugin", "vllm_transfer"}
+    assert found == {"vllm_decoder", "vllm_engine", "vllm_plugin", "vllm_sampler", "vllm_transfer"}
 
 
 def test_an_unknown_engine_is_refused_with_those_that_exist():

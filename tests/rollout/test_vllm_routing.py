@@ -64,10 +64,10 @@ def recorder(runner):
 
 def test_tokens_find_their_request_and_position_whatever_the_order_of_the_batch(runner, recorder):
     with recorder.recording():
-        runner.step([("7-ab", 0, [1, 2, 3]), ("12-cd", 0, [4])], padding=2)
-        runner.step([("12-cd", 1, [5]), ("7-ab", 3, [6])])
-        runner.step([("12-cd", 2, [8])])
-    long, short = recorder.take(["12", "7"], [3, 4])
+        runner.step([("7-ab", 0, [1, 2, 3]), ("12-c_d", 0, [4])], padding=2)
+        runner.step([("12-c_d", 1, [5]), ("7-ab", 3, [6])])
+        runner.step([("12-c_d", 2, [8])])
+    long, short = recorder.take([("12", 0), ("7", 0)], [3, 4])
 
     assert long.dtype == np.int16
     assert long.shape == (3, LAYERS, CHOSEN)
@@ -75,11 +75,19 @@ def test_tokens_find_their_request_and_position_whatever_the_order_of_the_batch(
     assert short[:, 1, 2].tolist() == [101, 102, 103, 106]
 
 
+def test_samples_of_one_request_are_told_apart(runner, recorder):
+    with recorder.recording():
+        runner.step([("0_3-ab", 0, [1]), ("11_3-ab", 0, [2]), ("1_3-ab", 0, [3]), ("4-cd", 0, [4])])
+    taken = recorder.take([("3", 0), ("3", 1), ("3", 11), ("4", 0)], [1] * 4)
+
+    assert [int(routing[0, 0, 0]) for routing in taken] == [1, 3, 2, 4]
+
+
 def test_of_a_position_computed_twice_the_last_choice_counts(runner, recorder):
     with recorder.recording():
         runner.step([("0-x", 0, [1, 2])])
         runner.step([("0-x", 0, [3, 4, 5])])
-    (routing,) = recorder.take(["0"], [3])
+    (routing,) = recorder.take([("0", 0)], [3])
 
     assert routing[:, 0, 0].tolist() == [3, 4, 5]
 
@@ -90,7 +98,7 @@ def test_what_runs_outside_a_recording_or_past_the_last_token_is_left_out(runner
         runner.step([("1-x", 0, [1, 2])])
         runner.step([("1-x", 2, [3])])
     runner.step([("1-x", 0, [9, 9])])
-    (routing,) = recorder.take(["1"], [2])
+    (routing,) = recorder.take([("1", 0)], [2])
 
     assert routing[:, 0, 0].tolist() == [1, 2]
 
@@ -99,7 +107,7 @@ def test_a_position_that_was_not_seen_is_an_error(runner, recorder):
     with recorder.recording():
         runner.step([("1-x", 3, [1, 2])])
     with pytest.raises(RuntimeError, match=r"all 5 positions.*3 are missing.*prefix cache"):
-        recorder.take(["1"], [5])
+        recorder.take([("1", 0)], [5])
 
 
 def test_a_model_without_routers_is_refused():

@@ -28,6 +28,11 @@ def sharded_weights_are_gathered_under_checkpoint_names():
     assert all(torch.equal(gathered[name], tensor) for name, tensor in whole.items())
     with pytest.raises(ValueError, match="sharded"):
         BuiltinEngine(model, [EOS])
+    copied = make_model("mixtral")
+    change_weights(copied, seed=1)
+    engine = BuiltinEngine(copied, [EOS], owns_model=True)
+    engine.sync(model, 1)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in CheckpointWeights(copied))
 
 
 def each_process_samples_its_own_prompts_from_its_own_engine(kind, path):
