@@ -118,11 +118,12 @@ class Progress:
         return "  ".join([f"step {metrics['step']}/{self._total}", *filter(None, figures)])
 
     def _remaining(self) -> str:
-        done = self._history[-1]["step"] if self._history else 0
         recent = self._ends[-_RECENT - 1 :]
         if len(recent) < 2:
             return "–"
-        return as_duration((recent[-1] - recent[0]) / (len(recent) - 1) * max(0, self._total - done))
+        # A line may stand for several steps.
+        steps = [0, *(row["step"] for row in self._history)][-len(recent) :]
+        return as_duration((recent[-1] - recent[0]) / (steps[-1] - steps[0]) * max(0, self._total - steps[-1]))
 
     def _render(self) -> RenderableType:
         width = min(self.console.width, _MAX_WIDTH)

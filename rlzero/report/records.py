@@ -6,7 +6,7 @@ import enum
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
                 f"{line[:80]!r}. Repair or delete that line."
             ) from error
     return rows
+
+
+def seconds_to_reach(goal: float, evaluations: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds from the start of training, which the evaluation of the base precedes, to the first pass@1 of `goal`."""
+    began = next((row["wall_seconds"] for row in evaluations if row["kind"] == "base"), 0.0)
+    return next((row["wall_seconds"] - began for row in evaluations if row["pass@1"] >= goal), None)
 
 
 def rewrite_records(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -106,6 +112,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    to_disk(temporary)
     temporary.replace(path)
+
+
+def to_disk(path: Path) -> None:
+    """What was written to the file, or the names made in the folder, outlive a power failure when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

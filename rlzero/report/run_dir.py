@@ -5,6 +5,7 @@
     evaluations.jsonl          one JSON object per held-out evaluation along the way
     rollouts/step-000001.parquet …   every completion with its reward per function
     checkpoints/               what a resume starts from
+    skipped/step-000012.pt     batches whose loss or gradient was not finite, for `torch.load`
     model/                     the trained model, as `from_pretrained` and vLLM load it
     summary.json, curves.png   the result
 
@@ -28,6 +29,7 @@ from rlzero.report.records import (
     as_yaml,
     read_metrics,
     rewrite_records,
+    to_disk,
     write_atomically,
 )
 
@@ -58,7 +60,7 @@ _OWN_NAMES = (
 )
 # Settings that may differ between a run and its resumption without the run being another one.
 _SESSION_KEYS = ("resume", "output_dir")
-_ROLLOUT_FILE = re.compile(r"step-(\d+)\.parquet")
+_STEP_FILE = re.compile(r"step-(\d+)\.(?:parquet|pt)")
 
 
 class RunDirectoryError(ValueError):
@@ -76,6 +78,7 @@ class RunDirectory:
         self.evaluations = self.path / "evaluations.jsonl"
         self.rollouts = self.path / "rollouts"
         self.checkpoints = self.path / "checkpoints"
+        self.skipped = self.path / "skipped"
         self.model = self.path / "model"
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.png"
@@ -101,8 +104,9 @@ class RunDirectory:
             rewrite_records(record, keep=lambda row: True)
         if resume:
             run._keep_old_config(plain)
-        write_atomically(run.config_yaml, as_yaml(plain).encode())
+        # With the JSON there is a run to go on with; before, nothing that a new one would overwrite.
         write_atomically(run.config_json, as_json(plain).encode())
+        write_atomically(run.config_yaml, as_yaml(plain).encode())
         return run
 
     def check_usable(self, resume: bool) -> None:
@@ -160,17 +164,22 @@ class RunDirectory:
     def truncate_after(self, step: int, measured_again: Collection[str] = ()) -> None:
         """Forget what was recorded after `step`, the checkpoint that a resume starts from.
 
-        Those steps will be run again: without this the record would hold them twice. measured_again: the kinds of
-        evaluation that will be made again, whatever their step.
+        Those steps will be run again: without this the record would hold them twice. What a killed process left half
+        written goes too. measured_again: the kinds of evaluation that will be made again, whatever their step.
         """
         rewrite_records(self.metrics, keep=lambda row: row["step"] <= step)
         rewrite_records(
             self.evaluations, keep=lambda row: row["step"] <= step and row.get("kind") not in measured_again
         )
-        for file in self.rollouts.iterdir():
-            match = _ROLLOUT_FILE.fullmatch(file.name)
-            if match and int(match[1]) > step:
+        for file in [*self.rollouts.iterdir(), *self.skipped.glob("*")]:
+            match = _STEP_FILE.fullmatch(file.name)
+            if file.suffix == ".tmp" or (match and int(match[1]) > step):
                 file.unlink()
+
+    def to_disk(self) -> None:
+        """The records outlive a power failure when this returns: before a checkpoint that a resume goes on from."""
+        for path in (self.metrics, self.evaluations, self.rollouts, self.path):
+            to_disk(path)
 
     def _check_holds_what_is_expected(self, resume: bool) -> None:
         found = [name for name in _OWN_NAMES if (self.path / name).exists()]
@@ -185,10 +194,12 @@ class RunDirectory:
                 f"the output directory {str(self.path)!r} already holds a run "
                 f"({', '.join(found)}). Add --resume to go on with it, or give --output_dir another name."
             )
-        if not resume and found:
+        # A process killed while it began a run leaves empty records.
+        filled = [name for name in found if not _is_empty(self.path / name)]
+        if not resume and filled:
             raise RunDirectoryError(
                 f"the output directory {str(self.path)!r} holds files that a run would overwrite "
-                f"({', '.join(found)}). Give another name with --output_dir."
+                f"({', '.join(filled)}). Give another name with --output_dir."
             )
 
     def _keep_old_config(self, new: Mapping[str, Any]) -> None:
@@ -199,6 +210,10 @@ class RunDirectory:
         if self.config_changes:
             earlier = len(list(self.path.glob("config.[0-9]*.yaml")))
             write_atomically(self.path / f"config.{earlier + 1}.yaml", as_yaml(old).encode())
+
+
+def _is_empty(path: Path) -> bool:
+    return not (any(path.iterdir()) if path.is_dir() else path.stat().st_size)
 
 
 def _rollout_columns(step: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tempfile
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def test_model_folder_is_refused_as_output_directory_and_stays_untouched(tmp_pat
 def test_directory_with_unrelated_files_is_accepted(tmp_path):
     (tmp_path / "slurm-1.out").write_text("hello")
     assert RunDirectory.create(tmp_path, {}).metrics.exists()
+
+
+@pytest.mark.parametrize("operations", range(1, 9))
+def test_process_killed_while_it_begins_a_run_leaves_a_run_to_go_on_with_or_nothing_in_the_way(
+    tmp_path, monkeypatch, operations
+):
+    left = iter(range(operations))
+
+    def fatal(function):
+        def call(*args, **kwargs):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in ("mkdir", "touch", "replace"):
+            patched.setattr(Path, name, fatal(getattr(Path, name)))
+        with suppress(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "run", {"a": 1})
+    run = RunDirectory(tmp_path / "run")
+    begun = run.config_json.exists() and run.metrics.exists()
+    again = RunDirectory.create(tmp_path / "run", {"a": 1}, resume=begun)
+    assert yaml.safe_load(again.config_yaml.read_text()) == {"a": 1}
+    assert all(path.exists() for path in (again.rollouts, again.checkpoints, again.evaluations))
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
@@ -159,11 +186,17 @@ def test_truncate_drops_rollouts_and_evaluations_after_the_checkpoint(tmp_path):
     for step in (1, 2, 3):
         run.write_rollouts(step, [make_row()])
         run.log_evaluation({"step": step, "pass@1": 0.5})
+    run.skipped.mkdir()
+    for step in (2, 3):
+        (run.skipped / f"step-{step:06d}.pt").write_bytes(b"")
+    # What a killed process was writing.
+    (run.rollouts / ".step-000002.parquet.tmp").write_bytes(b"PAR1")
     run.truncate_after(2)
     assert sorted(file.name for file in run.rollouts.iterdir()) == [
         "step-000001.parquet",
         "step-000002.parquet",
     ]
+    assert [file.name for file in run.skipped.iterdir()] == ["step-000002.pt"]
     assert [row["step"] for row in read_metrics(run.evaluations)] == [1, 2]
 
 

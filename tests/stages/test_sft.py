@@ -118,6 +118,7 @@ def test_what_cannot_work_ends_with_code_2_before_training(tiny_base, tmp_path, 
 
 def test_a_taken_output_directory_is_left_alone(tiny_base, tmp_path, capsys):
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     assert start(tiny_base, tmp_path) == 2
     error = capsys.readouterr().err
     assert "holds files that a run would overwrite (model)" in error
