@@ -1,4 +1,4 @@
-"""The command line of `rlzero`: one subcommand for each thing that needs no recipe."""
+"""The command line of `rlzero`: one subcommand for each thing that is no run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ _WIDTH = 140  # of the table of presets: in a file or a pipe there is no termina
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; 2 for bad input, told on stderr."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(argv).parse_args(argv)
+    parser = _parser(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(arguments, "recipe"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.overrides = rest
     return arguments.run(arguments)
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """For this command line: a subcommand's own module is imported only where it is called."""
-    parser = argparse.ArgumentParser(prog="rlzero", description="Models of the MoE line: their figures, their files.")
+    parser = argparse.ArgumentParser(prog="rlzero", description="Models of the MoE line and recipes: their figures.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     models = commands.add_parser("models", help="the presets, their size and cost, and the published figures")
     models.add_argument("--json", action="store_true", help="as JSON, with sources")
@@ -40,6 +44,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
         add_arguments(convert)
         convert.set_defaults(run=run)
+    explain = commands.add_parser(
+        "explain", help="what a recipe will do and cost, before anything is loaded", allow_abbrev=False
+    )
+    if argv[:1] == ["explain"]:
+        from rlzero.grpo.explain import arguments
+
+        arguments.add_arguments(explain)
+        explain.set_defaults(run=arguments.run)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""What a recipe will do, and about what it will cost, before anything is loaded: `rlzero explain`."""
