@@ -1,89 +1,27 @@
-"""What a run can be told. One dataclass per concern; names are TRL's wherever the meaning is the same."""
+"""What a run can be told. One dataclass per concern; names are TRL's wherever the meaning is the same.
+
+The objective and what belongs to it stand in `rlzero.grpo.objective_config`, the sampling in
+`rlzero.grpo.rollout_config`.
+"""
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from rlzero.grpo.advantage import ADVANTAGES
-from rlzero.grpo.loss import LOSSES
+from rlzero.grpo.aggregate import AGGREGATIONS
+from rlzero.grpo.concern import Concern, ConfigError, Options, above, acts_only_with, at_least, choose, option
+from rlzero.grpo.objective_config import CorrectionConfig, ObjectiveConfig, ReferenceConfig
+from rlzero.grpo.presets import PRESETS
+from rlzero.grpo.rollout_config import RolloutConfig, SelectionConfig
 
 # transformers' schedules that need no more than steps and warm-up.
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
 )  # fmt: skip
 ROUTER_BIAS = ("frozen", "update")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot work. Recipes print it and exit with code 2 before anything long starts."""
-
-
-def choose(option: str, value: str, known) -> None:
-    """Refuse a name that does not exist, naming those that do."""
-    if value not in known:
-        raise ConfigError(f"{option}={value!r} does not exist; choose one of: {', '.join(sorted(known))}.")
-
-
-def at_least(option: str, value: float, least: float, why: str = "") -> None:
-    if value < least:
-        raise ConfigError(f"{option}={value} must be at least {least}{': ' + why if why else ''}.")
-
-
-def option(default: Any, text: str, **kwargs: Any) -> Any:
-    """A documented field; mutable defaults are copied."""
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": text, **kwargs})
-    return field(default=default, metadata={"help": text, **kwargs})
-
-
-def as_declared(name: str, value: Any, hint: Any) -> Any:
-    """The value in the declared type. YAML has no types to check: `8.5`, `"yes"` or null can stand anywhere.
-
-    A single value stands for a list of one, and YAML's `1e-6`, which is a text there, for the number.
-    """
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and type(None) in kinds:
-        return None
-    kind = kinds[0]
-    if get_origin(kind) is list:
-        values = value if isinstance(value, list | tuple) else [value]
-        return [as_declared(name, item, get_args(kind)[0]) for item in values]
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with suppress(ValueError):
-            value = float(value)
-    if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
-        return value
-    if kind is Options and isinstance(value, dict):
-        return Options(value)
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Options: "a mapping"}
-    raise ConfigError(f"{name}={value!r} is a {type(value).__name__} and must be {words[kind]}.")
-
-
-class Options(dict):
-    """A dictionary that the command line may give as JSON."""
-
-    def __init__(self, value: Any = ()) -> None:
-        super().__init__(json.loads(value) if isinstance(value, str) else value)
-
-
-@dataclass
-class Concern:
-    """Settings of one kind. Types are checked first, so that `check` can compare values."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name in (f.name for f in fields(self)):
-            setattr(self, name, as_declared(name, getattr(self, name), hints[name]))
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError for values that cannot work."""
 
 
 @dataclass
@@ -96,7 +34,27 @@ class ModelConfig(Concern):
     bf16: bool | None = option(None, "Compute in bfloat16 over the weights' dtype. Default: where CUDA supports it.")
     attn_implementation: str | None = option(None, "As in transformers: sdpa, eager, flash_attention_2, …")
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    torch_compile: bool = option(
+        False, "Compile the layers for the update (torch.compile): the first steps wait for the compiler."
+    )
+    torch_compile_backend: str = option("inductor", "torch.compile's backend.")
+    lora_r: int | None = option(
+        None, "Train low-rank adapters of this rank (LoRA), not all weights. The reference is the model without them."
+    )
+    lora_alpha: float = option(32.0, "Scale of the adapters, over lora_r.")
+    lora_target_modules: list[str] | None = option(
+        None, "Linear layers that get adapters, by the last part of their names. Default: all but the output head."
+    )
     trust_remote_code: bool = option(False, "Run code that comes with the model. Off unless you ask.")
+
+    def check(self) -> None:
+        acts_only_with(self, "torch_compile", self.torch_compile, ("torch_compile_backend",))
+        if self.torch_compile:
+            choose("torch_compile_backend", self.torch_compile_backend, torch.compiler.list_backends(()))
+        acts_only_with(self, "lora_r", self.lora_r is not None, ("lora_alpha", "lora_target_modules"))
+        if self.lora_r is not None:
+            at_least("lora_r", self.lora_r, 1)
+        above("lora_alpha", self.lora_alpha, 0)
 
     @property
     def computes_in_bfloat16(self) -> bool:
@@ -132,40 +90,24 @@ class RewardConfig(Concern):
         ["accuracy", "format"], "Shipped names, path/to/file.py:function, or package.module.function."
     )
     reward_weights: list[float] | None = option(None, "One per reward function. Default: 1 each.")
+    multi_objective_aggregation: str = option(
+        "sum_then_normalize",
+        "Several rewards: sum_then_normalize makes advantages of their sum, normalize_then_sum adds up the advantages "
+        "of each (GDPO).",
+    )
 
-
-@dataclass
-class RolloutConfig(Concern):
-    """How completions are sampled."""
-
-    rollout: str = option("auto", "vllm, builtin, or auto: vLLM wherever it imports.")
-    num_generations: int = option(8, "Completions per problem (G).")
-    max_completion_length: int = option(256, "New tokens per completion at most.")
-    temperature: float = option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
-    top_p: float = option(1.0, "Nucleus sampling; 1 is off.")
-    top_k: int = option(0, "Top-k sampling; 0 is off.")
-    vllm_gpu_memory_utilization: float = option(0.3, "Share of GPU memory for vLLM beside the trainer.")
-    vllm_max_model_length: int | None = option(None, "Context of the engine. Default: prompt + completion.")
-    max_num_seqs: int = option(512, "Sequences decoded at a time by either engine.")
-    sync_check_every: int = option(1, "Verify every Nth weight sync; 0 never.")
-    sync_tolerance: float | None = option(
-        None, "Mean |Δ log-probability| between trainer and engine at which the run stops. "
-        "Default: 0.001 in float32, 0.1 in bfloat16."
+    overlap_rewards: bool | None = option(
+        None, "Call the reward functions on finished groups, in a thread, while others are still generated; each call "
+        "has whole groups, but not all. Default: where they work in a thread."
     )  # fmt: skip
 
     def check(self) -> None:
-        choose("rollout", self.rollout, ("auto", "vllm", "builtin"))
-        at_least("num_generations", self.num_generations, 2, "an advantage compares answers to the same problem")
-        at_least("max_completion_length", self.max_completion_length, 1)
-        at_least("max_num_seqs", self.max_num_seqs, 1)
-        at_least("top_k", self.top_k, 0)
-        at_least("sync_check_every", self.sync_check_every, 0)
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature={self.temperature} must be above 0: a greedy group has no signal.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p} must lie in (0, 1].")
-        if not 0 < self.vllm_gpu_memory_utilization <= 1:
-            raise ConfigError(f"vllm_gpu_memory_utilization={self.vllm_gpu_memory_utilization} must lie in (0, 1].")
+        choose("multi_objective_aggregation", self.multi_objective_aggregation, AGGREGATIONS)
+        if self.reward_weights and not any(self.reward_weights):
+            raise ConfigError(
+                f"reward_weights={self.reward_weights} pays nothing, so no answer would ever be better than another: "
+                "give one reward at least a weight other than 0."
+            )
 
 
 @dataclass
@@ -173,14 +115,13 @@ class GRPOConfig(Concern):
     """The update."""
 
     prompts_per_step: int = option(
-        32, "Problems per optimizer step over all processes; rollouts are this times num_generations."
+        32, "Problems per optimizer step over all processes; answers are this times num_generations."
     )
-    max_steps: int = option(100, "Optimizer steps (with num_iterations > 1: rollout steps).")
-    num_iterations: int = option(1, "Updates per rollout. 1 is on-policy.")
-    advantage: str = option("grpo", "grpo: (r - mean) / std of the group; dr_grpo: r - mean.")
-    loss_type: str = option("dapo", "How token losses are averaged: dapo, grpo, dr_grpo.")
-    epsilon: float = option(0.2, "Lower clip of the ratio; acts when num_iterations > 1.")
-    epsilon_high: float | None = option(None, "Upper clip. Default: epsilon.")
+    max_steps: int = option(100, "Optimizer steps. Everything that counts steps counts these.")
+    steps_per_generation: int = option(
+        1, "Minibatches of a rollout: it asks this many times prompts_per_step problems, and each step takes its share."
+    )
+    num_iterations: int = option(1, "Times that every rollout is gone through.")
     learning_rate: float = option(1e-6, "Peak.")
     lr_scheduler_type: str = option("constant", f"As in transformers: {', '.join(SCHEDULES)}.")
     warmup_steps: int = option(0, "Linear warm-up.")
@@ -188,7 +129,17 @@ class GRPOConfig(Concern):
     adam_beta1: float = option(0.9, "AdamW's.")
     adam_beta2: float = option(0.95, "AdamW's.")
     max_grad_norm: float = option(1.0, "Gradient clipping.")
-    tokens_per_microbatch: int = option(8192, "Padded tokens per forward pass; gradients accumulate.")
+    max_skipped_steps: int = option(
+        3, "A step whose loss or gradient is not finite is skipped and its batch kept; after so many in a row, stop."
+    )
+    tokens_per_microbatch: int = option(8192, "Tokens per forward pass; gradients accumulate.")
+    shared_prefix: bool | None = option(
+        None, "Run the prompt of a group once for all of its completions. Default: where that pays."
+    )
+    max_async_level: int = option(
+        0, "1: generate the next rollout during the updates of this one, with the weights of before them (one step "
+        "off-policy), where engine and trainer have cores or devices of their own; 0: only afterwards."
+    )  # fmt: skip
     router_replay: bool = option(
         False, "Mixture of experts: train with the experts that the engine ran (R3), gates computed anew."
     )
@@ -197,11 +148,12 @@ class GRPOConfig(Concern):
     )
 
     def check(self) -> None:
-        choose("advantage", self.advantage, ADVANTAGES)
-        choose("loss_type", self.loss_type, LOSSES)
         choose("router_bias", self.router_bias, ROUTER_BIAS)
-        for name in ("prompts_per_step", "max_steps", "num_iterations", "tokens_per_microbatch"):
+        for name in ("prompts_per_step", "max_steps", "num_iterations", "max_skipped_steps", "tokens_per_microbatch"):
             at_least(name, getattr(self, name), 1)
+        at_least("steps_per_generation", self.steps_per_generation, 1, "a minibatch is no larger than its rollout")
+        if self.max_async_level not in (0, 1):
+            raise ConfigError(f"max_async_level={self.max_async_level} must be 0 (on-policy) or 1 (one rollout ahead).")
         choose("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         at_least("warmup_steps", self.warmup_steps, 0)
         if self.warmup_steps and self.lr_scheduler_type == "constant":
@@ -209,11 +161,18 @@ class GRPOConfig(Concern):
                 f"warmup_steps={self.warmup_steps} would do nothing with lr_scheduler_type='constant': choose "
                 "constant_with_warmup, or leave warmup_steps out."
             )
-        if self.epsilon_high is None:
-            self.epsilon_high = self.epsilon
-        for name in ("learning_rate", "epsilon", "epsilon_high", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
+        for name in ("learning_rate", "max_grad_norm"):
+            above(name, getattr(self, name), 0)
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimizer steps between two generations; 1 is on-policy."""
+        return self.steps_per_generation * self.num_iterations
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        """Groups that a rollout is made of, over all processes."""
+        return self.prompts_per_step * self.steps_per_generation
 
 
 @dataclass
@@ -221,6 +180,9 @@ class RunConfig(Concern):
     """The run: where it writes, what it measures, how it goes on."""
 
     output_dir: str = option("runs/r1_zero", "Run directory: metrics, rollouts, checkpoints, model, report.")
+    preset: str | None = option(
+        None, f"Defaults of a published run: {', '.join(PRESETS)}. YAML file and command line win over them."
+    )
     resume: bool = option(False, "Go on from the newest checkpoint of output_dir.")
     seed: int = option(0, "Of problems, sampling and everything else.")
     save_steps: int = option(50, "A checkpoint every N steps; 0 only at an interruption.")
@@ -238,6 +200,8 @@ class RunConfig(Concern):
     dry_run: bool = option(False, "Check everything that can be checked, print what would run, and stop.")
 
     def check(self) -> None:
+        if self.preset is not None:
+            choose("preset", self.preset, PRESETS)
         for name in ("save_steps", "eval_problems", "eval_steps"):
             at_least(name, getattr(self, name), 0)
         for name in ("save_total_limit", "eval_samples", "eval_quick_problems", "eval_quick_samples"):
@@ -252,5 +216,21 @@ class Recipe:
     data: DataConfig
     reward: RewardConfig
     rollout: RolloutConfig
+    selection: SelectionConfig
+    objective: ObjectiveConfig
+    reference: ReferenceConfig
+    correction: CorrectionConfig
     grpo: GRPOConfig
     run: RunConfig
+
+    @property
+    def old_logprobs(self) -> str:
+        """`ObjectiveConfig.old_logprobs`; `auto` is the sampler's where that had the weights of before, unless that is
+        corrected for by itself."""
+        stale, old = self.grpo.max_async_level > 0, self.objective.old_logprobs
+        return "sampler" if old == "auto" and stale and self.correction.mode is None else old
+
+
+def as_plain_config(recipe: Recipe) -> dict[str, Any]:
+    """All settings in one flat dictionary: the YAML that repeats the run."""
+    return {key: value for concern in asdict(recipe).values() for key, value in concern.items()}

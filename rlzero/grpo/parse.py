@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from rlzero.grpo.concern import choose
 from rlzero.grpo.config import (
     ConfigError,
     DataConfig,
@@ -20,17 +21,26 @@ from rlzero.grpo.config import (
     RewardConfig,
     RolloutConfig,
     RunConfig,
+    SelectionConfig,
 )
+from rlzero.grpo.objective_config import CorrectionConfig, ObjectiveConfig, ReferenceConfig
+from rlzero.grpo.presets import PRESETS, options
 
-CONCERNS = (ModelConfig, DataConfig, RewardConfig, RolloutConfig, GRPOConfig, RunConfig)
+# In the order of the fields of `Recipe`.
+CONCERNS = (
+    ModelConfig, DataConfig, RewardConfig, RolloutConfig, SelectionConfig, ObjectiveConfig, ReferenceConfig,
+    CorrectionConfig, GRPOConfig, RunConfig,
+)  # fmt: skip
 
 
 def parse_recipe(argv: Sequence[str], default_config: Path) -> Recipe:
-    """The settings of a GRPO run."""
-    return Recipe(*parse_settings(argv, default_config, CONCERNS))
+    """The settings of a GRPO run: defaults, then the preset that is named, then YAML, then the command line."""
+    return Recipe(*parse_settings(argv, default_config, CONCERNS, presets=True))
 
 
-def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence[type]) -> tuple[Any, ...]:
+def parse_settings(
+    argv: Sequence[str], default_config: Path, concerns: Sequence[type], presets: bool = False
+) -> tuple[Any, ...]:
     """One filled dataclass per concern. `--config` defaults to `default_config`; the command line wins over it.
 
     Raises ConfigError for an unknown key (with the nearest that exists) and for values that cannot work.
@@ -46,6 +56,8 @@ def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence
     parser = TrlParser(concerns, allow_abbrev=False)
     parser.error = _refuse  # argparse would print all its usage and exit
     try:
+        if presets:
+            parser.set_defaults_with_config(**_preset(arguments))
         return tuple(parser.parse_args_and_config(arguments))
     except OSError as error:
         raise ConfigError(
@@ -60,6 +72,23 @@ def parse_settings(argv: Sequence[str], default_config: Path, concerns: Sequence
         if unknown is None:
             raise ConfigError(str(error)) from None
         raise ConfigError(_unknown_keys(unknown[1], concerns)) from None
+
+
+def _preset(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of the preset that the command line names, or else the YAML file; none without."""
+    with open(arguments[arguments.index("--config") + 1]) as file:
+        named = yaml.safe_load(file)
+    name = named.get("preset") if isinstance(named, dict) else None
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if word.startswith("--preset="):
+            name = word.removeprefix("--preset=")
+        # Where no name follows, the parser says so.
+        elif word == "--preset" and not following.startswith("--"):
+            name = following
+    if name is None:
+        return {}
+    choose("preset", str(name), PRESETS)
+    return options(name)
 
 
 def _refuse(message: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ from rich.console import Console
 
 from data.template_file import save_template
 from rewards.registry import RewardError
-from rlzero.grpo.checkpoint import load_checkpoint, save_checkpoint
-from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.alarms import Alarms
+from rlzero.grpo.checkpoint import forget_after, save_checkpoint
+from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
+from rlzero.grpo.ending import Failure, fail, several
 from rlzero.grpo.parse import parse_recipe
 from rlzero.grpo.record import rollout_rows, step_metrics
-from rlzero.grpo.setup import Run, as_plain_config, check, describe, set_up
-from rlzero.grpo.trainer import TrainingError, derived_seed
+from rlzero.grpo.setup import Run, check, describe, set_up
+from rlzero.grpo.trainer import derived_seed, passed
+from rlzero.grpo.update import StuckError, TrainingError
 from rlzero.measure.evaluate import EvalResult, compare, evaluate
+from rlzero.models.adapter import merged_state
 from rlzero.report.curves import plot_curves
 from rlzero.report.progress import Progress
+from rlzero.report.records import as_plain, seconds_to_reach
 from rlzero.report.run_dir import read_metrics
 from rlzero.report.tables import show_header, show_samples, show_summary
 from rlzero.rollout.request import RequestError
@@ -42,6 +48,22 @@ FAILURES = (RewardError, RequestError, TrainingError, SyncError)
 
 def main(argv: Sequence[str], default_config: Path) -> int:
     """Exit code: 0 done, 2 settings that cannot work, 1 a run that failed underway, 130 interrupted."""
+    with ExitStack() as closing:
+        try:
+            return run_recipe(argv, default_config, closing)
+        except Failure as failure:
+            return fail(str(failure), failure.code, closing.close)
+        except Exception:
+            if not several():
+                raise
+            return fail(traceback.format_exc(), 1, closing.close)
+
+
+def run_recipe(argv: Sequence[str], default_config: Path, closing: ExitStack) -> int:
+    """From settings to summary. Returns the exit code of a run that did not fail, or raises Failure.
+
+    closing: what is to be closed in any case.
+    """
     start = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -51,20 +73,27 @@ def main(argv: Sequence[str], default_config: Path) -> int:
             return 0
         run = set_up(recipe)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise Failure(f"error: {error}", 2) from error
+    closing.callback(close, run)
     try:
-        return train(run, start)
+        code = train(run, start)
+        # None goes while another may still need it.
+        run.accelerator.wait_for_everyone()
     except (*FAILURES, FloatingPointError) as error:
-        step = run.trainer.done + (0 if isinstance(error, SyncError) else 1)
-        print(f"error in step {step}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, RewardError) else 1
+        step = run.trainer.done + (0 if isinstance(error, SyncError | StuckError) else 1)
+        raise Failure(f"error in step {step}: {error}", 2 if isinstance(error, RewardError) else 1) from error
     except KeyboardInterrupt:
-        print("Stopped at once; what was not saved is lost.", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        run.trainer.engine.close()
-        run.accelerator.end_training()
+        raise Failure("Stopped at once; what was not saved is lost.", INTERRUPTED) from None
+    closing.close()
+    run.accelerator.state.destroy_process_group()
+    return code
+
+
+def close(run: Run) -> None:
+    """The engine, and the trackers."""
+    run.trainer.close()
+    for tracker in run.accelerator.trackers:
+        tracker.finish()
 
 
 @dataclass
@@ -94,11 +123,11 @@ def train(run: Run, start: float) -> int:
     """From base evaluation to summary. Returns the exit code."""
     recipe, trainer, directory = run.recipe, run.trainer, run.directory
     main_process = run.accelerator.is_main_process
-    elapsed = load_checkpoint(trainer, directory.checkpoints) if recipe.run.resume else 0.0
-    start -= elapsed
+    start -= run.elapsed
     if main_process:
         if recipe.run.resume:
             directory.truncate_after(trainer.done, ("trained",) if trainer.done else ("base", "trained"))
+            forget_after(directory.checkpoints, trainer.done)
         header = describe(recipe, run.checked) | {
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "engine": trainer.engine.name,
@@ -109,16 +138,19 @@ def train(run: Run, start: float) -> int:
         run.accelerator.init_trackers("rlzero")
     base = evaluate_heldout(run, recipe.run.eval_problems, recipe.run.eval_samples) if trainer.done == 0 else None
     history, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
+    alarms = Alarms(history)
     console = None if main_process else Console(quiet=True)
     shown = Progress(recipe.grpo.max_steps, history, evaluations, console)
     log_evaluation(run, shown, base, start, kind="base")
     stopped = False
+    for note in run.notes:
+        shown.message(note)
     for name, (then, now) in directory.config_changes.items():
         shown.message(f"{name} was {then!r} when the run began and is {now!r} from here on.")
     with Interruption().watched() as interruption, shown:
         try:
             while trainer.done < recipe.grpo.max_steps and not stopped:
-                one_step(run, shown, start)
+                one_step(run, shown, alarms, start)
                 stopped = anywhere(run.accelerator, interruption.asked)
         except FAILURES:
             # Other processes may not have failed: they cannot be asked to save with this one.
@@ -144,17 +176,23 @@ def anywhere(accelerator: Accelerator, flag: bool) -> bool:
 
 def save_state(run: Run, shown: Progress, start: float, why: str) -> None:
     """A checkpoint out of turn, and how to go on from it."""
-    settings, directory = run.recipe.run, run.directory
-    wall_seconds = time.perf_counter() - start
-    saved = save_checkpoint(run.trainer, directory.checkpoints, settings.save_total_limit, wall_seconds)
+    saved = save(run, start)
     if run.accelerator.is_main_process:
-        again = f"{sys.argv[0]} --config {directory.config_yaml} --resume"
+        again = f"{sys.argv[0]} --config {run.directory.config_yaml} --resume"
         shown.message(f"{why} The state after step {run.trainer.done} is in {saved}. Go on with: {again}")
 
 
-def one_step(run: Run, shown: Progress, start: float) -> None:
-    """Train one step and record it; now and then evaluate and save."""
-    trainer, settings = run.trainer, run.recipe.run
+def save(run: Run, start: float) -> Path:
+    """A checkpoint of the state as it is, and all that was recorded up to it on disk."""
+    if run.accelerator.is_main_process:
+        run.directory.to_disk()
+    keep = run.recipe.run.save_total_limit
+    return save_checkpoint(run.trainer, run.directory.checkpoints, keep, time.perf_counter() - start)
+
+
+def one_step(run: Run, shown: Progress, alarms: Alarms, start: float) -> None:
+    """Train on one rollout and record it; now and then evaluate and save."""
+    trainer, settings, before = run.trainer, run.recipe.run, run.trainer.done
     rate = trainer.scheduler.get_last_lr()[0]
     result = trainer.step()
     rows = rollout_rows(result, run.checked.rewards, run.accelerator)
@@ -163,12 +201,16 @@ def one_step(run: Run, shown: Progress, start: float) -> None:
         run.directory.write_rollouts(result.step, rows)
         run.directory.log_metrics(metrics)
         shown.update(metrics)
+        # As it is read again after a resume: a figure that is not finite is unknown.
+        for message in alarms.observe(as_plain(metrics)):
+            shown.message(message)
     run.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=result.step)
-    if settings.eval_steps and trainer.done % settings.eval_steps == 0 and trainer.done < run.recipe.grpo.max_steps:
+    trainer.updater.check_going_on()
+    if passed(settings.eval_steps, before, trainer.done) and trainer.done < run.recipe.grpo.max_steps:
         quick = evaluate_heldout(run, settings.eval_quick_problems, settings.eval_quick_samples)
         log_evaluation(run, shown, quick, start, kind="quick")
-    if settings.save_steps and trainer.done % settings.save_steps == 0:
-        save_checkpoint(trainer, run.directory.checkpoints, settings.save_total_limit, time.perf_counter() - start)
+    if passed(settings.save_steps, before, trainer.done):
+        save(run, start)
 
 
 def evaluate_heldout(run: Run, problems: int, samples: int) -> EvalResult | None:
@@ -215,7 +257,8 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
     state = run.accelerator.get_state_dict(run.trainer.model)
     if not run.accelerator.is_main_process:
         return
-    run.accelerator.unwrap_model(run.trainer.model).save_pretrained(directory.model, state_dict=state)
+    model = run.accelerator.unwrap_model(run.trainer.model)
+    model.save_pretrained(directory.model, state_dict=merged_state(model, state))
     run.tokenizer.save_pretrained(directory.model)
     save_template(run.checked.template, directory.model)
     metrics, evaluations = read_metrics(directory.metrics), read_metrics(directory.evaluations)
@@ -227,7 +270,7 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
         "base": {k: v for k, v in (first or {}).items() if k not in ("step", "kind", "wall_seconds")},
         "trained": result_figures(trained),
         "wall_seconds": wall_seconds,
-        "seconds_to_goal": next((r["wall_seconds"] for r in evaluations if r["pass@1"] >= GOAL), None),
+        "seconds_to_goal": seconds_to_reach(GOAL, evaluations),
         "goal": GOAL,
         "steps": run.trainer.done,
         "parameters": sum(p.numel() for p in run.trainer.model.parameters()),

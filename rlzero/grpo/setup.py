@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,24 @@ from data.problem import Problem, ProblemSource
 from data.sources import load_source
 from data.templates import Template, get_template
 from rewards.registry import Reward, load_rewards, probe
-from rlzero.grpo.checkpoint import checkpoints
-from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.checkpoint import load_checkpoint
+from rlzero.grpo.combinations import check_combinations, check_pool, check_processes
+from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
+from rlzero.grpo.curriculum import Curriculum
+from rlzero.grpo.ending import watch_others
 from rlzero.grpo.moe import check_experts
+from rlzero.grpo.overlap import runs_in_thread
 from rlzero.grpo.problems import ProblemFeed
+from rlzero.grpo.processes import make_accelerator
+from rlzero.grpo.resume import StartingPoint, starting_point
 from rlzero.grpo.scoring import Scorer
 from rlzero.grpo.trainer import GRPOTrainer
 from rlzero.measure.text import encode_prompt, reward_columns
+from rlzero.models.adapter import add_adapters
 from rlzero.models.load import check_model, context_length, load_model, load_tokenizer
 from rlzero.report.run_dir import RunDirectory
 from rlzero.report.trackers import tracker_names
-from rlzero.rollout.make import make_engine, resolve_engine
+from rlzero.rollout.make import check_sleep_mode, make_engine, resolve_engine
 
 # Prompts that are measured before training; a generator is endless, so this many stand for it.
 MEASURED_PROMPTS = 256
@@ -34,7 +41,7 @@ MEASURED_PROMPTS = 256
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to train."""
+    """A run that is ready to train. elapsed: wall seconds it has had before, when it is resumed; notes: on that."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -44,6 +51,8 @@ class Run:
     source: ProblemSource
     heldout: list[Problem]
     directory: RunDirectory
+    elapsed: float
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,14 @@ class Checked:
 
 def check(recipe: Recipe) -> Checked:
     """Names, weights, signatures and combinations: reads no model and no data."""
+    check_combinations(recipe)
+    engine = resolve_engine(recipe.rollout.rollout)
+    if recipe.rollout.vllm_enable_sleep_mode:
+        check_sleep_mode(engine)
     return Checked(
         template=get_template(recipe.data.template),
         rewards=load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights),
-        engine=resolve_engine(recipe.rollout.rollout),
+        engine=engine,
         trackers=tracker_names(recipe.run.report_to),
         bf16=recipe.model.computes_in_bfloat16,
     )
@@ -74,7 +87,10 @@ def set_up(recipe: Recipe) -> Run:
     model_path = recipe.model.model_name_or_path
     revision, trusted = recipe.model.model_revision, recipe.model.trust_remote_code
     config = check_model(model_path, trusted, revision)
+    if recipe.reference.ref_model_name_or_path is not None:
+        check_model(recipe.reference.ref_model_name_or_path, trusted, None)
     source = open_source(recipe)
+    curriculum = make_curriculum(recipe, source)
     tokenizer = load_tokenizer(model_path, trusted, revision)
     # Always asked for: a run should not find out after training that nothing was held out.
     quick = recipe.run.eval_quick_problems if recipe.run.eval_steps else 1
@@ -89,29 +105,32 @@ def set_up(recipe: Recipe) -> Run:
     sample = sorted(sample, key=lambda problem: len(problem.prompt), reverse=True)[:MEASURED_PROMPTS]
     model_length = fitting_length(recipe, checked.template, tokenizer, [*sample, *heldout], context_length(config))
     rewards = tuple(probed(reward, checked.template, tokenizer, sample[0]) for reward in checked.rewards)
+    overlap = runs_in_thread(
+        lambda: [probed(reward, checked.template, tokenizer, sample[0]) for reward in rewards],
+        recipe.reward.overlap_rewards,
+    )
     checked = replace(checked, rewards=rewards)
 
     directory = RunDirectory(recipe.run.output_dir)
     directory.check_usable(recipe.run.resume)
-    if recipe.run.resume and not checkpoints(directory.checkpoints):
-        raise ConfigError(
-            f"--resume goes on from a checkpoint, and the run in {str(directory.path)!r} has none (save_steps was "
-            f"{recipe.run.save_steps}, and it was not interrupted). Begin again in another --output_dir."
-        )
+    start = starting_point(directory, recipe) if recipe.run.resume else StartingPoint(None, ())
 
-    accelerator = Accelerator(
-        mixed_precision="bf16" if checked.bf16 else "no",
-        log_with=checked.trackers or None,
-        project_dir=recipe.run.output_dir,
-    )
+    accelerator = make_accelerator(checked.bf16, log_with=checked.trackers or None, project_dir=recipe.run.output_dir)
+    watch_others()
+    check_processes(recipe, accelerator.num_processes)
     set_seed(recipe.run.seed, device_specific=True)
     model = load_model(model_path, recipe.model.dtype, recipe.model.attn_implementation, trusted, revision)
     check_experts(model, recipe.grpo)
+    adapter = recipe.model
+    if adapter.lora_r is not None:
+        add_adapters(model, adapter.lora_r, adapter.lora_alpha, adapter.lora_target_modules, recipe.run.seed)
     if recipe.model.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    # What is sharded moves to its device in parts.
+    sharded = accelerator.is_fsdp2
     engine = make_engine(
         recipe.rollout.rollout,
-        model=model.to(accelerator.device),
+        model=model if sharded else model.to(accelerator.device),
         model_path=model_path,
         tokenizer=tokenizer,
         max_model_len=recipe.rollout.vllm_max_model_length or model_length,
@@ -122,18 +141,23 @@ def set_up(recipe: Recipe) -> Run:
         revision=revision,
         trust_remote_code=trusted,
         record_routing=recipe.grpo.router_replay,
+        own_copy_on=accelerator.device if sharded or recipe.grpo.max_async_level else None,
+        sleep_mode=recipe.rollout.vllm_enable_sleep_mode,
     )
     feed = ProblemFeed(
-        source, checked.template, tokenizer, recipe.run.seed, recipe.grpo.prompts_per_step,
-        accelerator.process_index, accelerator.num_processes,
+        source, checked.template, tokenizer, recipe.run.seed, accelerator.process_index, accelerator.num_processes,
+        curriculum,
     )  # fmt: skip
-    scorer = Scorer(checked.rewards, checked.template, tokenizer)
+    scorer = Scorer(checked.rewards, checked.template, tokenizer, overlap)
     trainer = GRPOTrainer(recipe, accelerator, model, engine, feed, scorer, tokenizer.pad_token_id)
+    if sharded:  # only now has every process the weights
+        engine.sync(accelerator.unwrap_model(trainer.model), 0)
+    elapsed = 0.0 if start.checkpoint is None else load_checkpoint(trainer, start.checkpoint)
     # Last, so that a set-up that fails leaves no run behind.
     if accelerator.is_main_process:
         directory = RunDirectory.create(recipe.run.output_dir, as_plain_config(recipe), recipe.run.resume)
     accelerator.wait_for_everyone()
-    return Run(recipe, accelerator, trainer, tokenizer, checked, source, heldout, directory)
+    return Run(recipe, accelerator, trainer, tokenizer, checked, source, heldout, directory, elapsed, start.notes)
 
 
 def open_source(recipe: Recipe) -> ProblemSource:
@@ -149,6 +173,16 @@ def open_source(recipe: Recipe) -> ProblemSource:
         answer_column=data.answer_column,
         options=data.dataset_options,
     )
+
+
+def make_curriculum(recipe: Recipe, source: ProblemSource) -> Curriculum | None:
+    """Over the whole of a table, or the beginning of a generator's stream; None where none is asked for."""
+    selection = recipe.selection
+    if selection.curriculum == "none":
+        return None
+    size = len(source) if isinstance(source, Sized) else selection.curriculum_pool
+    check_pool(recipe, size)
+    return Curriculum(size, selection.curriculum, recipe.run.seed)
 
 
 def fitting_length(
@@ -181,11 +215,6 @@ def probed(reward: Reward, template: Template, tokenizer: PreTrainedTokenizerBas
     return probe(reward, [template.render(problem.prompt, tokenizer)], [text], reward_columns([problem]), ids)
 
 
-def as_plain_config(recipe: Recipe) -> dict[str, Any]:
-    """All settings in one flat dictionary: the YAML that repeats the run."""
-    return {key: value for concern in asdict(recipe).values() for key, value in concern.items()}
-
-
 def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
     """What a run will do, in words, from its settings alone."""
     rollout, grpo = recipe.rollout, recipe.grpo
@@ -194,13 +223,36 @@ def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
         "model": recipe.model.model_name_or_path,
         "problems": f"{recipe.data.dataset_name}, template {checked.template.name}",
         "rewards": weights,
-        "rollouts": f"{checked.engine}: {grpo.prompts_per_step} problems × {rollout.num_generations} completions "
-        f"of at most {rollout.max_completion_length} tokens a step",
-        "updates": f"{grpo.max_steps} steps, {grpo.num_iterations} per rollout, {grpo.advantage} advantage, "
-        f"{grpo.loss_type} loss, learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
+        "rollouts": f"{checked.engine}: {grpo.prompts_per_rollout} problems × {rollout.num_generations} completions "
+        f"of at most {rollout.max_completion_length} tokens",
+        "updates": f"{grpo.max_steps} steps, {grpo.updates_per_rollout} per rollout, each on {grpo.prompts_per_step} "
+        f"problems; learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
+        "objective": ", ".join(objective_words(recipe)),
         "precision": "bfloat16 compute" if checked.bf16 else recipe.model.dtype,
         "output": str(Path(recipe.run.output_dir)),
     }
+
+
+def objective_words(recipe: Recipe) -> list[str]:
+    """What is descended, as far as it is not how it always is."""
+    objective, reference, selection = recipe.objective, recipe.reference, recipe.selection
+    words = [f"{objective.advantage} advantage", f"{objective.loss_type} loss"]
+    if reference.beta:
+        place = "loss" if reference.in_loss else "reward"
+        words.append(f"{reference.beta:g} × KL ({reference.kl_estimator}) in the {place}")
+    if reference.sync_ref_model:
+        words.append(f"reference moved every {reference.ref_model_sync_steps} steps")
+    if objective.entropy_coef:
+        words.append(f"entropy bonus {objective.entropy_coef:g}")
+    if recipe.correction.mode:
+        words.append(f"importance sampling correction {recipe.correction.mode}")
+    if selection.dynamic_sampling:
+        words.append(f"dynamic sampling up to {selection.max_generation_batches} times")
+    if selection.curriculum != "none":
+        words.append(f"curriculum by {selection.curriculum}")
+    if recipe.model.lora_r is not None:
+        words.append(f"adapters of rank {recipe.model.lora_r} alone")
+    return words
 
 
 def _size(source: ProblemSource) -> int:

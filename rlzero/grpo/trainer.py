@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, get_scheduler
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from rlzero.grpo.advantage import ADVANTAGES, has_signal
-from rlzero.grpo.batch import Batch, ScoredGroup, TrainingSample, filler, pack
-from rlzero.grpo.config import ConfigError, Recipe
-from rlzero.grpo.loss import LOSSES, StepCounts, clipped_objective
-from rlzero.grpo.mismatch import mismatch_sums
-from rlzero.grpo.moe import ExpertRouting, prepare_experts
-from rlzero.grpo.policy import policy_logprobs
-from rlzero.grpo.problems import ProblemFeed
-from rlzero.grpo.scoring import Scorer
+from rlzero.grpo.advantage import ADVANTAGES, informative
+from rlzero.grpo.aggregate import AGGREGATIONS
+from rlzero.grpo.ahead import Ahead, Answer
+from rlzero.grpo.batch import ScoredGroup, TrainingSample
+from rlzero.grpo.clock import Clock
+from rlzero.grpo.combinations import most_groups
+from rlzero.grpo.config import Recipe
+from rlzero.grpo.dynamic_sampling import DynamicSampling
+from rlzero.grpo.loss import TOKEN_WEIGHTS, StepCounts
+from rlzero.grpo.overlap import generate_and_score
+from rlzero.grpo.overlong import loss_lengths
+from rlzero.grpo.problems import ProblemFeed, Request
+from rlzero.grpo.sampled import Sampled
+from rlzero.grpo.schedule import length_at
+from rlzero.grpo.scoring import Scorer, teaches
+from rlzero.grpo.update import Minibatch, TrainingError, Updater
 from rlzero.rollout.sync_check import check_sync, default_tolerance
 from rlzero.rollout.types import Engine, Sampling
 
@@ -29,13 +38,10 @@ from rlzero.rollout.types import Engine, Sampling
 CHECK_SEQUENCES = 4
 
 
-class TrainingError(RuntimeError):
-    """The run cannot go on: the message says what happened and what to try."""
-
-
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did: its scored groups with their advantages float32[N, G], update statistics and seconds."""
+    """What a rollout and its updates did. step: optimizer steps done. groups: of this process, all that were sampled;
+    advantages float32[N, G], NaN for groups that were not trained on. Statistics of sampling and update; seconds."""
 
     step: int
     groups: list[ScoredGroup]
@@ -45,145 +51,183 @@ class StepResult:
 
 
 class GRPOTrainer:
-    """The policy, its optimizer and schedule, and the number of steps done."""
+    """The policy and everything it learns with, and the number of optimizer steps done."""
 
     def __init__(
         self, recipe: Recipe, accelerator: Accelerator, model: PreTrainedModel, engine: Engine, feed: ProblemFeed,
         scorer: Scorer, pad_id: int,
     ) -> None:  # fmt: skip
         self.recipe, self.accelerator, self.engine = recipe, accelerator, engine
-        self.feed, self.scorer, self.pad_id = feed, scorer, pad_id
-        grpo = recipe.grpo
-        if grpo.prompts_per_step % accelerator.num_processes:
-            raise ConfigError(
-                f"prompts_per_step={grpo.prompts_per_step} must be a multiple of the "
-                f"{accelerator.num_processes} processes, since a group stays on one of them."
-            )
-        prepare_experts(model)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=grpo.learning_rate, betas=(grpo.adam_beta1, grpo.adam_beta2),
-            weight_decay=grpo.weight_decay,
-        )  # fmt: skip
-        self.scheduler = get_scheduler(
-            grpo.lr_scheduler_type, optimizer, grpo.warmup_steps, grpo.max_steps * grpo.num_iterations
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.model.train()
-        self.experts = ExpertRouting(accelerator, self.model, grpo)
-        accelerator.register_for_checkpointing(self.scheduler)
+        self.feed, self.scorer = feed, scorer
+        processes, wanted = accelerator.num_processes, recipe.grpo.prompts_per_rollout
+        self.plan = DynamicSampling(wanted, most_groups(recipe), processes)
+        self.updater = Updater(recipe, accelerator, model, pad_id)
+        self.model, self.scheduler = self.updater.model, self.updater.scheduler
+        self.ahead = Ahead(accelerator.device) if recipe.grpo.max_async_level else None
         self.done = 0
 
     def step(self) -> StepResult:
         """Sample, score, compare within groups, update, and hand the new weights to the engine."""
-        clock = Clock()
-        with clock("generate"):
-            problems, prompt_ids = self.feed.step(self.done)
-            groups = self.engine.generate(problems, prompt_ids, self.sampling())
-        with clock("reward"):
-            scored = self.scorer.score(groups)
+        clock, grpo = Clock(), self.recipe.grpo
+        updates = min(grpo.updates_per_rollout, grpo.max_steps - self.done)
+        sampled = self.sample(clock)
+        self.sample_ahead(sampled.asked, updates)
         with clock("train"):
-            advantages, samples, counts = self.compare(scored)
-            update = self.update(samples, counts)
-        self.done += 1
+            own, ranks = sampled.trained(self.chosen(sampled))
+            advantages_NG, minibatches, figures = self.compare([sampled.groups[i] for i in own], ranks)
+            figures |= self.updater.update(minibatches, updates) | self.statistics(sampled)
+        self.finish(sampled, updates)
+        self.rest(clock)
         with clock("sync"):
-            update["sync_diff"] = self.sync(scored)
-        return StepResult(self.done, scored, advantages.numpy(), update, clock.seconds)
+            figures["sync_diff"] = self.sync(sampled.groups)
+        shown_NG = np.full((len(sampled.groups), self.recipe.rollout.num_generations), np.nan, dtype=np.float32)
+        shown_NG[own] = advantages_NG.numpy()
+        return StepResult(self.done, sampled.groups, shown_NG, figures, clock.seconds)
 
-    def sampling(self) -> Sampling:
-        """How this step samples: the seed is a function of run seed and step, the position of the whole step."""
+    def sample(self, clock: Clock) -> Sampled:
+        """Scored groups until the plan has enough: at once, or with dynamic sampling request after request."""
+        sampled = Sampled()
+        while count := self.plan.more(sampled.asked, sampled.found):
+            request = self.feed.take(self.done, sampled.asked, count)
+            if self.ahead is None:
+                answer = self.answer(request, self.done, clock)
+            else:
+                with clock("generate"):
+                    answer = self.ahead.take(partial(self.answer, request, self.done, Clock()))
+            sampled.add(answer.scored, answer.useful, request.first, self._gather)
+            sampled.staleness = self.done - answer.version
+        self.engine.sleep()
+        return sampled
+
+    def sample_ahead(self, asked: int, updates: int) -> None:
+        """Begin with the rollout of the step after this one, which asks so many problems and makes so many updates."""
+        done = self.done + updates
+        if self.ahead is not None and done < self.recipe.grpo.max_steps:
+            request = self.feed.take(done, asked, self.recipe.grpo.prompts_per_rollout)
+            request = replace(request, first=request.first - asked)
+            self.ahead.start(partial(self.answer, request, done, Clock()))
+
+    def answer(self, request: Request, done: int, clock: Clock) -> Answer:
+        """Generate, with the weights that the engine has, and score what the step after `done` steps asks."""
+        if self.ahead is not None and (saved := self.ahead.saved(request)):
+            return saved
+        version, sampling = self.engine.version, self.sampling(request.first, done)
+        scored = generate_and_score(self.engine, self.scorer, request, sampling, clock)
+        useful = teaches(*self.scorer.compared(scored, self.recipe.reward.multi_objective_aggregation))
+        return Answer(scored, useful.tolist(), version)
+
+    def sampling(self, first: int, done: int) -> Sampling:
+        """How a step samples: the seed is a function of run seed and steps done, the position of the whole step."""
         rollout = self.recipe.rollout
         return Sampling(
             n=rollout.num_generations,
-            max_tokens=rollout.max_completion_length,
+            max_tokens=length_at(rollout.length_schedule, done),
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             top_k=rollout.top_k,
-            seed=derived_seed(self.recipe.run.seed, "step", self.done),
-            first_position=self.feed.offset,
+            seed=derived_seed(self.recipe.run.seed, "step", done),
+            first_position=first,
         )
 
-    def compare(self, scored: Sequence[ScoredGroup]) -> tuple[torch.Tensor, list[TrainingSample], StepCounts]:
-        """Advantages float32[N, G], and the samples that have a gradient, each with its weight in the loss."""
-        grpo = self.recipe.grpo
-        rewards_NG = torch.tensor(np.stack([s.total for s in scored]), dtype=torch.float32)
-        advantages_NG = ADVANTAGES[grpo.advantage](rewards_NG)
-        rollouts = [s.group.rollouts for s in scored]
-        tokens = sum(len(r.completion_ids) for group in rollouts for r in group)
-        totals = self._sum_over_processes([rewards_NG.numel(), tokens])
-        counts = StepCounts(int(totals[0]), int(totals[1]), self.recipe.rollout.max_completion_length)
-        samples = []
-        for group, advantages, signal in zip(rollouts, advantages_NG, has_signal(rewards_NG), strict=True):
-            if signal:
-                lengths = torch.tensor([len(r.completion_ids) for r in group], dtype=torch.float32)
-                weights = LOSSES[grpo.loss_type](lengths, counts)
-                samples += [
-                    TrainingSample(*row) for row in zip(group, advantages.tolist(), weights.tolist(), strict=True)
-                ]
-        return advantages_NG, samples, counts
+    def chosen(self, sampled: Sampled) -> Sequence[int]:
+        """Places of the groups that are trained on."""
+        if self.recipe.selection.dynamic_sampling:
+            return self.plan.chosen(sampled.signal)
+        return range(sampled.asked)
 
-    def update(self, samples: Sequence[TrainingSample], counts: StepCounts) -> dict[str, float]:
-        """`num_iterations` optimizer steps on the samples; statistics of the last."""
-        batches = self._as_many_everywhere(pack(samples, self.recipe.grpo.tokens_per_microbatch, self.pad_id))
-        old = self._old_logprobs(batches) if self.recipe.grpo.num_iterations > 1 else [None] * len(batches)
-        stats: dict[str, float] = {}
-        for _ in range(self.recipe.grpo.num_iterations):
-            sums = UpdateSums()
-            for i, batch in enumerate(batches):
-                last = i == len(batches) - 1
-                shared = nullcontext() if last else self.accelerator.no_sync(self.model)
-                with shared, self.experts.update(batch):
-                    sums.add(self._backward(batch, old[i]))
-            if batches:
-                grad_norm = self._optimizer_step()
-            else:
-                # Without gradients it changes nothing; the schedule goes on.
-                grad_norm = 0.0
-                self.optimizer.step()
-            self.scheduler.step()
-            stats = sums.means(self._sum_over_processes(sums.values)) | {"grad_norm": grad_norm}
-            stats |= self.experts.finish()
-        return stats
+    def compare(
+        self, scored: Sequence[ScoredGroup], ranks: Sequence[int]
+    ) -> tuple[Tensor, list[Minibatch], dict[str, float]]:
+        """Advantages float32[N, G]; the minibatches, of the answers that have a part in the loss; figures.
 
-    def _backward(self, batch: Batch, old_logprobs: torch.Tensor | None) -> list[torch.Tensor]:
-        """Gradient of one microbatch. Returns the sums that `UpdateSums` keeps."""
-        grpo, mask = self.recipe.grpo, batch.completion_mask
-        logprobs, entropy = policy_logprobs(self.model, batch, self.recipe.rollout.temperature)
-        old_logprobs = logprobs.detach() if old_logprobs is None else old_logprobs
-        token_loss, clipped = clipped_objective(
-            logprobs, old_logprobs, batch.advantages, grpo.epsilon, grpo.epsilon_high or grpo.epsilon
-        )
-        loss = (token_loss * mask * batch.weights[:, None]).sum()
-        # DDP and FSDP average gradients over processes; the weights already count all of them.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-        sums = [loss.detach(), mask.sum(), (entropy * mask).sum(), (clipped & mask).sum()]
-        return [*sums, *mismatch_sums(logprobs.detach() - batch.sampler_logprobs, mask)]
+        ranks: each group's position among all that are trained on, over all processes. Minibatches take them in turn,
+        so that every process has its share of each.
+        """
+        objective = self.recipe.objective
+        advantages_NG, figures = self.advantages(scored)
+        # A pull to the reference and an entropy bonus are about every answer.
+        learns_N = informative(advantages_NG) | self.recipe.reference.in_loss | (objective.entropy_coef > 0)
+        turns = [rank % self.recipe.grpo.steps_per_generation for rank in ranks]
+        lengths_NG = [loss_lengths(s.group.rollouts, objective.mask_truncated_completions) for s in scored]
+        counts, masked = self.count(lengths_NG, turns)
+        minibatches = [Minibatch([], count) for count in counts]
+        for group, advantages, lengths, learns, turn in zip(
+            scored, advantages_NG.tolist(), lengths_NG, learns_N.tolist(), turns, strict=True
+        ):
+            if learns:
+                weights = TOKEN_WEIGHTS[objective.loss_type](torch.tensor(lengths, dtype=torch.float32), counts[turn])
+                rows = zip(group.group.rollouts, advantages, weights.tolist(), lengths, strict=True)
+                minibatches[turn].samples.extend(TrainingSample(*row) for *row, length in rows if length)
+        return advantages_NG, minibatches, figures | masked
 
-    @torch.no_grad()
-    def _old_logprobs(self, batches: Sequence[Batch]) -> list[torch.Tensor | None]:
-        found: list[torch.Tensor | None] = []
-        for batch in batches:
-            with self.experts.replay(batch):
-                found.append(policy_logprobs(self.model, batch, self.recipe.rollout.temperature)[0])
+    def advantages(self, scored: Sequence[ScoredGroup]) -> tuple[Tensor, dict[str, float]]:
+        """float32[N, G], by the settings; and the KL of a token where it is part of the reward."""
+        objective, reference = self.recipe.objective, self.recipe.reference
+        aggregation, figures = self.recipe.reward.multi_objective_aggregation, {}
+        rewards_NGK, weights_K = self.scorer.compared(scored, aggregation)
+        if reference.in_reward:
+            rollouts = [rollout for s in scored for rollout in s.group.rollouts]
+            kl_NG = self.updater.kl(rollouts).view(rewards_NGK.shape[:2])
+            rewards_NGK = rewards_NGK - reference.beta * kl_NG[..., None]
+            total, tokens = self._sum_over_processes([float(kl_NG.sum()), sum(len(r.completion_ids) for r in rollouts)])
+            figures["kl"] = total / max(tokens, 1)
+        scale = {} if objective.scale_rewards is None else {"scale": objective.scale_rewards}
+        advantage = partial(ADVANTAGES[objective.advantage], reduce=self._reduce, **scale)
+        try:
+            return AGGREGATIONS[aggregation](rewards_NGK, weights_K, advantage, self._reduce), figures
+        except ValueError as error:
+            raise TrainingError(str(error)) from None
+
+    def count(
+        self, lengths_NG: Sequence[Sequence[int]], turns: Sequence[int]
+    ) -> tuple[list[StepCounts], dict[str, float]]:
+        """What each minibatch holds over all processes, groups without signal included; the share of masked answers."""
+        steps = self.recipe.grpo.steps_per_generation
+        own = np.zeros((steps, 3), dtype=np.int64)
+        for lengths, turn in zip(lengths_NG, turns, strict=True):
+            own[turn] += (len(lengths), sum(lengths), lengths.count(0))
+        totals = np.array(self._sum_over_processes(own.ravel())).reshape(steps, 3)
+        longest, processes = self.recipe.rollout.max_completion_length, self.accelerator.num_processes
+        counts = [
+            StepCounts(int(sequences), int(tokens), longest, processes, int(local))
+            for (sequences, tokens, _), local in zip(totals, own[:, 1], strict=True)
+        ]
+        if not self.recipe.objective.mask_truncated_completions:
+            return counts, {}
+        return counts, {"masked": float(totals[:, 2].sum() / max(totals[:, 0].sum(), 1))}
+
+    def statistics(self, sampled: Sampled) -> dict[str, float]:
+        """Of the sampling, where it is not always the same."""
+        found: dict[str, float] = {}
+        if self.recipe.rollout.max_completion_length_schedule is not None:
+            found["completion_limit"] = float(length_at(self.recipe.rollout.length_schedule, self.done))
+        if self.ahead is not None:
+            found["sampling/staleness"] = float(sampled.staleness)
+        if self.recipe.selection.dynamic_sampling:
+            found |= self.plan.statistics(sampled.asked, sampled.found)
+            found["sampling/refills"] = float(sampled.requests - 1)
         return found
 
-    def _optimizer_step(self) -> float:
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.grpo.max_grad_norm)
-        grad_norm = float(norm)
-        if not np.isfinite(grad_norm):
-            raise TrainingError(
-                f"the gradient norm is {grad_norm} at step {self.done + 1}, and an update would destroy the weights. "
-                "Lower learning_rate, or look for a reward or log-probability that is not finite."
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return grad_norm
+    def finish(self, sampled: Sampled, updates: int) -> None:
+        """The updates are made: what the next step starts from."""
+        reference, before = self.recipe.reference, self.done
+        self.feed.finish(before, sampled.right, self.recipe.rollout.num_generations)
+        self.done += updates
+        if reference.sync_ref_model and passed(reference.ref_model_sync_steps, before, self.done):
+            self.updater.move_reference(reference.ref_model_mixup_alpha)
+
+    def rest(self, clock: Clock) -> None:
+        """Until the engine does nothing: where it samples ahead, the rest of that is time that no update hid."""
+        if self.ahead is not None:
+            with clock("generate"):
+                self.ahead.rest()
 
     def sync(self, scored: Sequence[ScoredGroup]) -> float:
         """New weights to the engine; every Nth time both sides score a few completions. Returns mean |Δlogprob|."""
         model = self.accelerator.unwrap_model(self.model)
         self.engine.sync(model, self.done)
         every = self.recipe.rollout.sync_check_every
-        if not every or self.done % every:
+        if not every or math.ceil(self.done / self.recipe.grpo.updates_per_rollout) % every:
             return 0.0
         rollouts = [s.group.rollouts[0] for s in scored[:CHECK_SEQUENCES]]
         sequences = [np.concatenate([r.prompt_ids, r.completion_ids]).tolist() for r in rollouts]
@@ -200,56 +244,40 @@ class GRPOTrainer:
         wanted = self.recipe.rollout.sync_tolerance
         return default_tolerance(dtype, self.autocast_dtype or dtype) if wanted is None else wanted
 
-    def _as_many_everywhere(self, batches: list[Batch]) -> list[Batch]:
-        """Every process must run as many forward passes as the one with most; without signal anywhere, none."""
-        count = torch.tensor([len(batches)], device=self.accelerator.device)
-        most = int(self.accelerator.gather(count).max())
-        batches = batches + [filler(batches[0] if batches else None, self.pad_id)] * (most - len(batches))
-        return [batch.to(self.accelerator.device) for batch in batches]
-
-    def _sum_over_processes(self, values: Sequence[float]) -> list[float]:
-        vector = torch.tensor([float(v) for v in values], dtype=torch.float64, device=self.accelerator.device)
-        return self.accelerator.reduce(vector, "sum").tolist()
-
-
-class UpdateSums:
-    """Running sums of one update; the largest difference is kept apart, since it does not add."""
-
-    def __init__(self) -> None:
-        self.values, self.largest = [0.0] * 7, 0.0
-
-    def add(self, sums: Sequence[torch.Tensor]) -> None:
-        *added, largest = [float(s) for s in sums]
-        self.values = [a + b for a, b in zip(self.values, added, strict=True)]
-        self.largest = max(self.largest, largest)
-
-    def means(self, totals: Sequence[float]) -> dict[str, float]:
-        loss, tokens, entropy, clipped, difference, kl, far = totals
-        if not tokens:
-            return {"loss": 0.0, "trained_tokens": 0.0}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside model, optimizer, schedule and reference."""
         return {
-            "loss": loss,
-            "trained_tokens": tokens,
-            "entropy": entropy / tokens,
-            "clip_ratio": clipped / tokens,
-            "logprob_diff": difference / tokens,
-            "mismatch_kl": kl / tokens,
-            "ratio_above_2": far / tokens,
-            "logprob_diff_max": self.largest,
+            "feed": self.feed.state_dict(),
+            "skipped_in_a_row": self.updater.skipped_in_a_row,
+            "ahead": None if self.ahead is None else self.ahead.state_dict(),
         }
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.feed.load_state_dict(state["feed"])
+        self.updater.skipped_in_a_row = state["skipped_in_a_row"]
+        if self.ahead is not None:
+            self.ahead.load_state_dict(state["ahead"])
 
-class Clock:
-    """Seconds by name."""
+    def close(self) -> None:
+        """End what is underway, and the engine."""
+        if self.ahead is not None:
+            self.ahead.close()
+        self.engine.close()
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def _gather(self, own: Tensor) -> Tensor:
+        return self.accelerator.gather(own.to(self.accelerator.device)).cpu()
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
+    def _reduce(self, own: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU."""
+        return self.accelerator.reduce(own.to(self.accelerator.device), "sum").cpu()
+
+    def _sum_over_processes(self, values: Sequence[float] | np.ndarray) -> list[float]:
+        return self._reduce(torch.tensor([float(v) for v in values], dtype=torch.float64)).tolist()
+
+
+def passed(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]. Never for 0."""
+    return bool(every) and after // every > before // every
 
 
 def derived_seed(seed: int, *path: object) -> int:

@@ -31,7 +31,7 @@ def untouched(folder: Path) -> bool:
     [
         ({"num_generation": 4}, ["unknown setting 'num_generation'", "did you mean 'num_generations'?", "--help"]),
         ({"num_generations": 1}, ["num_generations=1", "at least 2", "compares answers to the same problem"]),
-        ({"loss_type": "ppo"}, ["loss_type='ppo'", "does not exist", "choose one of: dapo, dr_grpo, grpo"]),
+        ({"loss_type": "ppo"}, ["loss_type='ppo'", "does not exist", "choose one of: bnpo, cispo, dapo, dr_grpo"]),
         ({"rollout": "sglang"}, ["rollout='sglang'", "does not exist", "builtin, vllm"]),
         ({"reward_funcs": "acuracy"}, ["unknown reward 'acuracy'", "Did you mean 'accuracy'?", "path/to/file.py:"]),
         ({"reward_funcs": "/no/mine.py:f"}, ["/no/mine.py:f", "does not exist", "check the path"]),
@@ -51,6 +51,18 @@ def untouched(folder: Path) -> bool:
 def test_wrong_setting_is_refused_before_anything_is_written(tiny_run, settings, parts):
     refused(tiny_run(**settings), *parts)
     assert untouched(tiny_run.output)
+
+
+def test_curriculum_over_a_table_needs_as_many_rows_as_a_rollout_asks(tiny_run, tmp_path):
+    place = table(tmp_path, ROWS[:4])
+    refused(tiny_run(dataset_name=place, curriculum="failures", prompts_per_step=4), "larger than the pool of 3")
+
+
+def test_negative_reward_under_max_rl_ends_the_run_with_what_to_do(tiny_run, reward_file):
+    spec = reward_file("def reward(completions, **columns):\n    return [-float(len(set(c))) for c in completions]\n")
+    outcome = tiny_run(reward_funcs=[spec], advantage="max_rl")
+    assert outcome.code == 1
+    assert "error in step 1: advantage='max_rl' divides by a group's mean reward and needs rewards of 0" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,9 @@ def test_reward_that_fails_underway_names_function_step_and_sample_and_resume_go
     tiny_run, reward_file, result, parts, sample
 ):
     spec = reward_file(LATER_WRONG.format(mended=False, result=result))
-    outcome = tiny_run(reward_funcs=["accuracy", spec])
+    # One call a step, of all its answers.
+    settings = {"reward_funcs": ["accuracy", spec], "overlap_rewards": False}
+    outcome = tiny_run(**settings)
     refused(outcome, "in step 2", "'reward'", sample, *parts)
     assert [row["step"] for row in read_metrics(tiny_run.output)] == [1]
     assert "--resume" in outcome.out
@@ -112,7 +126,7 @@ def test_reward_that_fails_underway_names_function_step_and_sample_and_resume_go
     for name in [n for n in sys.modules if n.startswith("user_reward_mine")]:
         del sys.modules[name]
     reward_file(LATER_WRONG.format(mended=True, result=result))
-    assert tiny_run("--resume", reward_funcs=["accuracy", spec]).code == 0
+    assert tiny_run("--resume", **settings).code == 0
     assert [row["step"] for row in read_metrics(tiny_run.output)] == [1, 2, 3]
 
 

@@ -9,8 +9,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlzero.grpo.config import ConfigError, Recipe
+from rlzero.grpo.combinations import check_combinations
+from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
 from rlzero.grpo.parse import CONCERNS, parse_recipe
+from rlzero.grpo.presets import PRESETS, options
 
 SNAPSHOT = Path(__file__).with_name("options.txt")
 
@@ -52,8 +54,8 @@ def test_every_option_has_its_own_name_and_says_what_it_is():
 
 def test_defaults_stand_where_nothing_is_said(parse):
     recipe = parse("{}")
-    assert (recipe.grpo.loss_type, recipe.rollout.num_generations, recipe.run.seed) == ("dapo", 8, 0)
-    assert recipe.grpo.epsilon_high == recipe.grpo.epsilon == 0.2
+    assert (recipe.objective.loss_type, recipe.rollout.num_generations, recipe.run.seed) == ("dapo", 8, 0)
+    assert recipe.objective.epsilon_high == recipe.objective.epsilon == 0.2
 
 
 def test_yaml_wins_over_the_default_and_the_command_line_over_yaml(parse):
@@ -96,13 +98,57 @@ def test_two_recipes_share_no_list(parse):
         ("{}", ["--num_generation_count", "8"], r"unknown setting 'num_generation_count' \(did you mean"),
         ("xyzzy: 1", [], r"unknown setting 'xyzzy'; --help"),
         ("num_generations: 1", [], r"num_generations=1 must be at least 2: an advantage compares"),
-        ("loss_type: ppo", [], r"loss_type='ppo' does not exist; choose one of: dapo, dr_grpo, grpo"),
-        ("advantage: gae", [], r"advantage='gae' does not exist; choose one of: dr_grpo, grpo"),
+        (
+            "loss_type: ppo",
+            [],
+            r"loss_type='ppo' does not exist; choose one of: bnpo, cispo, dapo, dr_grpo, grpo, gspo",
+        ),
+        ("advantage: gae", [], r"advantage='gae' does not exist; choose one of: dr_grpo, grpo, max_rl, reinforce"),
         ("rollout: sglang", [], r"rollout='sglang' does not exist; choose one of: auto, builtin, vllm"),
         ("lr_scheduler_type: step", [], r"lr_scheduler_type='step' does not exist; choose one of: constant"),
         ("warmup_steps: 5", [], r"warmup_steps=5 would do nothing with lr_scheduler_type='constant': choose"),
         ("temperature: 0", [], r"temperature=0.0 must be above 0: a greedy group has no signal"),
         ("top_p: 0", [], r"top_p=0.0 must lie in"),
+        (
+            "torch_compile_backend: aot_eager",
+            [],
+            r"torch_compile_backend='aot_eager' would do nothing without torch_comp",
+        ),
+        (
+            "{torch_compile: true, torch_compile_backend: clang}",
+            [],
+            r"torch_compile_backend='clang' does not exist; choose one of: aot_eager",
+        ),
+        ("lora_r: 0", [], r"lora_r=0 must be at least 1"),
+        ("lora_r: 4\nlora_alpha: 0", [], r"lora_alpha=0.0 must be above 0"),
+        ("lora_alpha: 16", [], r"lora_alpha=16.0 would do nothing without lora_r: set that, or leave lora_alpha out"),
+        ("lora_target_modules: [q_proj]", [], r"lora_target_modules=\['q_proj'\] would do nothing without lora_r"),
+        ("top_k: 1", [], r"top_k=1 is greedy, and a greedy group has no signal: raise it, or 0 for all tokens"),
+        ("reward_weights: [0, 0]", [], r"reward_weights=\[0.0, 0.0\] pays nothing, so no answer would ever be better"),
+        (
+            "ref_model_sync_steps: 400\nbeta: 0.1",
+            [],
+            r"ref_model_sync_steps=400 would do nothing without sync_ref_model",
+        ),
+        (
+            "ref_model_mixup_alpha: 1",
+            [],
+            r"ref_model_mixup_alpha=1.0 would do nothing without sync_ref_model: set that",
+        ),
+        ("kl_estimator: k2", [], r"kl_estimator='k2' would do nothing without beta above 0: set that, or leave kl_est"),
+        ("max_generation_batches: 5", [], r"max_generation_batches=5 would do nothing without dynamic_sampling: set"),
+        ("curriculum_pool: 99", [], r"curriculum_pool=99 would do nothing without a curriculum: set that, or leave"),
+        ("sapo_temperature_pos: 2", [], r"sapo_temperature_pos=2.0 would do nothing without loss_type='sapo'"),
+        (
+            "vllm_importance_sampling_mode: token_mask",
+            [],
+            r"mode='token_mask' would do nothing without vllm_importance_sampling_correction: set that",
+        ),
+        (
+            "vllm_importance_sampling_clip_max: 2",
+            [],
+            r"clip_max=2.0 would do nothing without vllm_importance_sampling_correction: set that",
+        ),
         ("top_k: -1", [], r"top_k=-1 must be at least 0"),
         ("max_completion_length: 0", [], r"max_completion_length=0 must be at least 1"),
         ("max_num_seqs: 0", [], r"max_num_seqs=0 must be at least 1"),
@@ -115,6 +161,75 @@ def test_two_recipes_share_no_list(parse):
         ("prompts_per_step: 0", [], r"prompts_per_step=0 must be at least 1"),
         ("max_steps: 0", [], r"max_steps=0 must be at least 1"),
         ("num_iterations: 0", [], r"num_iterations=0 must be at least 1"),
+        ("steps_per_generation: 0", [], r"steps_per_generation=0 must be at least 1: a minibatch is no larger than"),
+        ("max_skipped_steps: 0", [], r"max_skipped_steps=0 must be at least 1"),
+        ("scale_rewards: std", [], r"scale_rewards='std' does not exist; choose one of: batch, group, none"),
+        (
+            "advantage: dr_grpo\nscale_rewards: group",
+            [],
+            r"scale_rewards='group' changes nothing that .*'dr_grpo' does",
+        ),
+        ("advantage: reinforce++\nscale_rewards: none", [], r"scale_rewards='none' changes nothing.*grpo or rloo"),
+        ("advantage: max_rl\nscale_rewards: none", [], r"scale_rewards='none' changes nothing that .*'max_rl' does"),
+        ("loss_type: cispo", [], r"loss_type='cispo' takes epsilon_high as the largest .* it is not set: set it, to 5"),
+        (
+            "loss_type: cispo\nepsilon_high: 0.28",
+            [],
+            r"epsilon_high=0.28 must be at least 1: for loss_type='cispo' it is",
+        ),
+        ("delta: 1.2", [], r"delta=1.2 must be above 1.2: up to there the clip itself lets a ratio go"),
+        ("delta: 1.25\nepsilon_high: 0.28", [], r"delta=1.25 must be above 1.28"),
+        ("delta: 4\nloss_type: sapo", [], r"delta=4.0 bounds a clipped ratio, and loss_type='sapo' clips none: leave"),
+        ("sapo_temperature_neg: 0", [], r"sapo_temperature_neg=0.0 must be above 0"),
+        ("old_logprobs: engine", [], r"old_logprobs='engine' does not exist; choose one of: auto, policy, sampler"),
+        ("top_entropy_quantile: 0", [], r"top_entropy_quantile=0.0 must lie in \(0, 1\]"),
+        ("entropy_coef: -1", [], r"entropy_coef=-1.0 must be at least 0"),
+        ("beta: -0.1", [], r"beta=-0.1 must be at least 0"),
+        ("kl_estimator: k4", [], r"kl_estimator='k4' does not exist; choose one of: k1, k2, k3"),
+        ("kl_in_reward: true", [], r"kl_in_reward=True is about the KL .* beta=0 does without one: set beta above 0"),
+        ("sync_ref_model: true", [], r"sync_ref_model=True is about .* set beta above 0, or leave sync_ref_model out"),
+        ("use_bias_correction_kl: true", [], r"use_bias_correction_kl=True is about .* beta=0 does without one"),
+        (
+            "{beta: 0.1, kl_in_reward: true, use_bias_correction_kl: true}",
+            [],
+            r"corrects the KL in the loss, and kl_in_rew",
+        ),
+        (
+            "{beta: 0.1, kl_estimator: k1, use_bias_correction_kl: false}",
+            [],
+            r"kl_estimator='k1' in the loss has a grad",
+        ),
+        ("ref_model_sync_steps: 0", [], r"ref_model_sync_steps=0 must be at least 1"),
+        ("ref_model_mixup_alpha: 0", [], r"ref_model_mixup_alpha=0.0 must lie in \(0, 1\]"),
+        ("vllm_importance_sampling_mode: token", [], r"vllm_importance_sampling_mode='token' does not exist; choose"),
+        ("vllm_importance_sampling_clip_min: 3", [], r"clip_min=3.0 must be below .*clip_max=3.0: between them lie"),
+        ("vllm_importance_sampling_clip_min: 0", [], r"vllm_importance_sampling_clip_min=0.0 must be above 0"),
+        (
+            "{vllm_importance_sampling_correction: true, vllm_importance_sampling_mode: token_truncate, "
+            "vllm_importance_sampling_clip_max: null}",
+            [],
+            r"mode='token_truncate' needs a bound to truncate at: set",
+        ),
+        ("off_policy_mask_threshold: 0", [], r"off_policy_mask_threshold=0.0 must be above 0"),
+        (
+            "multi_objective_aggregation: sum",
+            [],
+            r"multi_objective_aggregation='sum' does not exist; choose one of: norm",
+        ),
+        (
+            "max_completion_length_schedule: ['0:100', '9:300']",
+            [],
+            r"goes up to 300 tokens, and max_completion_length=256",
+        ),
+        ("max_completion_length_schedule: ['5:100']", [], r"max_completion_length_schedule must begin at step 0"),
+        ("max_completion_length_schedule: long", [], r"has entries step:tokens .* got 'long'; write for example"),
+        ("dynamic_sampling: true\nmax_generation_batches: 1", [], r"max_generation_batches=1 must be at least 2: with"),
+        ("curriculum: hard", [], r"curriculum='hard' does not exist; choose one of: failures, learnability, none"),
+        ("curriculum_pool: 0", [], r"curriculum_pool=0 must be at least 1"),
+        ("preset: dapo2", [], r"preset='dapo2' does not exist; choose one of: dapo, deepseekmath, dr_grpo, gspo_moe"),
+        ("preset: [dapo]", [], r"preset=\"\['dapo'\]\" does not exist"),
+        ("{}", ["--preset", "r1"], r"preset='r1' does not exist; choose one of: dapo"),
+        ("{}", ["--preset"], r"argument --preset.*: expected one argument"),
         ("tokens_per_microbatch: 0", [], r"tokens_per_microbatch=0 must be at least 1"),
         ("save_steps: -1", [], r"save_steps=-1 must be at least 0"),
         ("save_total_limit: 0", [], r"save_total_limit=0 must be at least 1"),
@@ -150,3 +265,32 @@ def test_help_lists_every_option(parse, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(f"--{f.name}" in shown for concern in CONCERNS for f in fields(concern))
+
+
+def test_preset_gives_defaults_yaml_wins_over_it_and_the_command_line_over_both(parse):
+    recipe = parse("preset: dapo\nepsilon_high: 0.3\nprompts_per_step: 4", "--prompts_per_step", "8")
+    assert (recipe.objective.loss_type, recipe.objective.epsilon_high, recipe.grpo.prompts_per_step) == ("dapo", 0.3, 8)
+    assert (recipe.grpo.steps_per_generation, recipe.selection.dynamic_sampling) == (16, True)
+    assert recipe.run.preset == "dapo"
+
+
+@pytest.mark.parametrize("words", [["--preset", "deepseekmath"], ["--preset=deepseekmath"]])
+def test_preset_of_the_command_line_wins_over_that_of_yaml(parse, words):
+    for yaml in ("{}", "preset: dr_grpo"):
+        recipe = parse(yaml, *words)
+        assert (recipe.run.preset, recipe.objective.advantage, recipe.reference.beta) == ("deepseekmath", "grpo", 0.04)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_setting_of_a_preset_arrives_and_the_whole_passes_all_checks(parse, name):
+    recipe = parse("{}", "--preset", name)
+    given = as_plain_config(recipe)
+    assert {option: given[option] for option in options(name)} == options(name)
+    check_combinations(recipe)
+
+
+def test_correction_of_the_kl_is_on_wherever_the_loss_has_one(parse):
+    assert not parse("{}").reference.corrects
+    assert parse("beta: 0.1").reference.corrects
+    assert not parse("{beta: 0.1, use_bias_correction_kl: false}").reference.corrects
+    assert not parse("{beta: 0.1, kl_in_reward: true}").reference.corrects

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 from rlzero.report.run_dir import ROLLOUT_COLUMNS, read_metrics
 from tests.conftest import ROOT, TinyRun
+from tests.grpo.launching import LAYOUTS, TORCHRUN, run_two
 
 ISSUE_KEYS = [
     "step", "reward", "accuracy", "format", "completion_length", "loss", "grad_norm", "entropy", "logprob_diff",
@@ -246,22 +246,19 @@ def test_prompt_that_turns_out_too_long_underway_ends_the_run_with_a_message(tin
 
 def launch(run: TinyRun, **settings) -> list[str]:
     """The command that starts the recipe in two processes on the CPU."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    return [*words, *run.command(**settings)[1:]]
+    return [*TORCHRUN, *run.command(**settings)[1:]]
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_as_one_would_and_only_the_main_one_writes(tiny_run, reward_file):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_train_together_as_one_would_and_only_the_main_one_writes(layout, tiny_run, reward_file):
     """Groups fall unevenly on the two, so that one must fill in microbatches; the gradient is that of one process."""
     spec = reward_file("def reward(completions, **columns):\n    return [float(len(set(c))) for c in completions]\n")
     settings = {
         **EVALUATED, "reward_funcs": [spec], "num_generations": 4, "max_steps": 2, "prompts_per_step": 6,
         "tokens_per_microbatch": 40, "save_steps": 1,
     }  # fmt: skip
-    done = subprocess.run(
-        launch(tiny_run, **settings), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+    done = run_two(layout, *tiny_run.command(**settings)[1:])
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_metrics(tiny_run.output)
     assert [row["step"] for row in rows] == [1, 2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlzero.grpo.batch import pack
-from tests.grpo.pieces import PAD, make_groups, make_recipe, make_trainer
+from tests.grpo.pieces import PAD, backward, make_groups, make_recipe, make_trainer
 
 REWARDS = [[0.0, 1.0, 1.2, 0.0], [1.0, 0.5, 1.0, 1.0], [0.2, 0.0, 0.0, 1.0]]
 LONGEST = 16
@@ -82,15 +82,16 @@ def test_loss_and_gradient_are_trls(tiny_model_dir, trl_trainer, loss_type, off_
     )  # fmt: skip
     ours = make_trainer(tiny_model_dir, recipe)
     groups = make_groups(REWARDS)
-    advantages, samples, _ = ours.compare(groups)
-    batches = pack(samples, recipe.grpo.tokens_per_microbatch, PAD)
+    advantages, (minibatch,), _ = ours.compare(groups, range(len(groups)))
+    samples = minibatch.samples
+    batches = pack(samples, recipe.grpo.tokens_per_microbatch, PAD, packed=ours.updater.packed)
     assert len(batches) > 2, "the step is cut on our side and whole on TRL's"
     # Off policy: the policy of the rollouts differs from the present one by so much that both clips act.
-    shifts = [0.2 * torch.sin(torch.arange(b.completion_mask.numel()).view_as(b.completion_mask)) for b in batches]
-    old = [None if not off_policy else o + s for o, s in zip(ours._old_logprobs(batches), shifts, strict=True)]
+    shifts = [0.4 * torch.sin(torch.arange(b.completion_mask.numel()).view_as(b.completion_mask)) for b in batches]
+    old = [o + s if off_policy else None for (o, _), s in zip(ours.updater.logprobs(batches), shifts, strict=True)]
     ours.model.zero_grad()
-    results = [ours._backward(batch, o) for batch, o in zip(batches, old, strict=True)]
-    loss, clipped = (sum(float(r[i]) for r in results) for i in (0, 3))
+    results = [backward(ours, batch, o) for batch, o in zip(batches, old, strict=True)]
+    loss, low, high = (sum(float(r[name]) for r in results) for name in ("loss", "clip_low", "clip_high"))
     found = gradients_of(ours.model)
 
     sampling = {"temperature": temperature, "epsilon": 0.1, "epsilon_high": 0.3}
@@ -98,16 +99,18 @@ def test_loss_and_gradient_are_trls(tiny_model_dir, trl_trainer, loss_type, off_
     batch = as_trl_batch(groups, advantages)
     if off_policy:
         batch["old_per_token_logps"] = torch.zeros(batch["completion_ids"].shape)
-        # `pack` puts the longest rows first.
-        order = sorted(range(len(samples)), key=lambda i: samples[i].length, reverse=True)
-        rows = [o[i][b.completion_mask[i]] for b, o in zip(batches, old, strict=True) for i in range(len(o))]
-        for place, values in zip(order, rows, strict=True):
-            batch["old_per_token_logps"][place, : len(values)] = values
+        values = {}
+        for packed, logprobs in zip(batches, old, strict=True):
+            for i, mask in enumerate(packed.completion_mask):
+                values[tuple(packed.input_ids[i, : int(mask.nonzero()[-1]) + 2].tolist())] = logprobs[i][mask]
+        for place, rollout in enumerate(s.rollout for s in samples):
+            row = values[(*rollout.prompt_ids.tolist(), *rollout.completion_ids.tolist())]
+            batch["old_per_token_logps"][place, : len(row)] = row
     theirs.model.zero_grad()
     wanted = theirs._compute_loss(theirs.model, batch)
     wanted.backward()
     assert loss == pytest.approx(wanted.item(), rel=1e-4, abs=1e-6)
-    assert (clipped > 0) == off_policy
+    assert (low > 0) == (high > 0) == off_policy
     for name, gradient in gradients_of(theirs.model).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
@@ -125,5 +128,6 @@ def test_advantages_are_trls(tiny_model_dir, advantage, scale_rewards):
     wanted = rewards - rewards.mean(dim=1, keepdim=True)
     if scale_rewards == "group":
         wanted = wanted / (rewards.std(dim=1, keepdim=True) + 1e-4)
-    found, _, _ = make_trainer(tiny_model_dir, make_recipe(advantage=advantage)).compare(make_groups(REWARDS))
+    trainer = make_trainer(tiny_model_dir, make_recipe(advantage=advantage))
+    found, _ = trainer.advantages(make_groups(REWARDS))
     torch.testing.assert_close(found, wanted)

@@ -13,6 +13,9 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 
+from rlzero.grpo.run import main
+from tests.grpo.launching import run_two
+
 FOLDER = Path(__file__).parents[2] / "recipes" / "accelerate"
 # file: (kind of distribution, processes, machines, precision)
 MEANING = {
@@ -52,6 +55,37 @@ def test_launch_accepts_the_file(name):
     assert args.multi_gpu == (kind == DistributedType.MULTI_GPU)
     assert args.num_processes == processes
     assert args.mixed_precision == precision
+
+
+def words_in_the_head(name: str) -> list[str]:
+    """Of the command that the comment of the file gives."""
+    lines = [line.removeprefix("#").strip() for line in (FOLDER / name).read_text().splitlines()]
+    first = next(i for i, line in enumerate(lines) if line.startswith("accelerate launch"))
+    words: list[str] = []
+    for line in lines[first:]:
+        words += line.removesuffix("\\").split()
+        if not line.endswith("\\"):
+            break
+    return words
+
+
+@pytest.mark.parametrize("name", MEANING)
+def test_command_in_the_head_of_the_file_launches_it_and_passes_a_dry_run(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(FOLDER.parents[1])
+    args = launch_command_parser().parse_args(words_in_the_head(name)[2:])
+    assert Path(args.config_file).resolve() == FOLDER / name
+    assert args.training_script == "recipes/r1_zero.py"
+    assert main([*args.training_script_args, "--dry_run"], FOLDER.parent / "r1_zero.yaml") == 0
+
+
+@pytest.mark.slow
+def test_fsdp_settings_of_the_file_train_on_the_cpu_too(tiny_run):
+    own = {k: v for k, v in prepare_multi_gpu_env(launch_arguments("fsdp2_8gpu.yaml")).items() if "FSDP" in k}
+    done = run_two("fsdp", *tiny_run.command()[1:], **own)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 × cpu" in done.stdout
+    assert (tiny_run.output / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["fsdp2_8gpu.yaml", "two_nodes.yaml"])

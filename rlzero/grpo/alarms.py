@@ -1,0 +1,206 @@
+"""Warnings of a run that goes wrong without failing, in words that say what was seen and what to try.
+
+Rules read the last lines of metrics.jsonl beside the run's own past, and say something or nothing. A rule that has
+spoken is silent until what it saw is over. The thresholds are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+Row = Mapping[str, Any]
+# recent: the last LASTING lines, or fewer at first. peaks: by figure, the highest mean over LASTING lines before them.
+Rule = Callable[[Sequence[Row], Mapping[str, float]], str | None]
+
+# Steps that a state must last before it is called one.
+LASTING = 10
+# Of its own peak: below that, entropy, length or format have collapsed.
+COLLAPSED = 0.25
+# Nats a token (k3) between engine and trainer. Engines that agree are at 1e-7 (float32) to 1e-3 (bfloat16).
+MISMATCHED = 0.01
+# Figures that are held against their own past.
+WATCHED = ("accuracy", "entropy", "completion_length", "format")
+
+
+def no_signal(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """All groups had equal rewards, step after step."""
+    if len(recent) < LASTING or any(row["groups_with_signal"] for row in recent):
+        return None
+    accuracy = _mean(recent, "accuracy")
+    if accuracy >= 0.5:
+        why = f"too easy for this model (accuracy {accuracy:.2f}): make them harder"
+    else:
+        why = (
+            f"too hard for this model (accuracy {accuracy:.2f}), or what is asked is never paid: look at the answers "
+            "in rollouts/, make the problems easier, or raise num_generations"
+        )
+    groups = recent[-1]["groups_without_signal"]
+    return (
+        f"All {groups} groups had equal rewards for {len(recent)} steps, so nothing is learned. The problems are {why}."
+    )
+
+
+def not_finite(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """A step that was not made."""
+    row = recent[-1]
+    if not row["skipped"]:
+        return None
+    return (
+        f"{row['skipped']} of the updates up to step {row['step']} were skipped, since loss or gradient was not "
+        "finite: their batches are in skipped/. Lower learning_rate, or look there for a reward or log-probability "
+        "that is not finite."
+    )
+
+
+def zero_loss(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """The loss is 0, and somebody will wonder whether it is broken."""
+    row = recent[-1]
+    if row["skipped"]:
+        return None
+    if not row["trained_tokens"] and row["groups_with_signal"]:
+        return (
+            f"Loss and gradient are 0 in step {row['step']}: every answer that had an advantage was cut off at the "
+            "length limit, and mask_truncated_completions leaves such answers out. Raise max_completion_length, or "
+            "switch that off."
+        )
+    if not row["trained_tokens"]:
+        return (
+            f"Loss and gradient are 0 in step {row['step']}: within every group all rewards were equal (mean "
+            f"{row['reward']:.3g}), so no answer had an advantage. Such a step changes nothing; the next ones may."
+        )
+    loss, grad_norm = row["loss"], row["grad_norm"]
+    if loss is None or grad_norm is None or abs(loss) >= 1e-5 or grad_norm < 1e-5:
+        return None
+    return (
+        f"The loss is 0 in step {row['step']} and nothing is broken: with one update per rollout every ratio is 1, and "
+        f"the advantages of a group add up to 0. The gradient does not (norm {grad_norm:.3g}). Watch reward and "
+        "accuracy, not the loss."
+    )
+
+
+def entropy_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """Answers have become nearly the same while there is still much to learn."""
+    accuracy = _mean(recent, "accuracy")
+    if not _collapsed("entropy", recent, peaks) or accuracy > 0.9:
+        return None
+    return (
+        f"Entropy fell from {peaks['entropy']:.3g} to {_mean(recent, 'entropy'):.3g} nats a token at an accuracy of "
+        f"{accuracy:.2f}: the answers to a problem are becoming one answer, and groups lose their signal. Raise "
+        "epsilon_high, set entropy_coef or beta, or lower learning_rate."
+    )
+
+
+def length_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """Answers have become short, and worse."""
+    worse = _mean(recent, "accuracy") < peaks.get("accuracy", 0.0) - 0.05
+    if not worse or not _collapsed("completion_length", recent, peaks):
+        return None
+    return (
+        f"Answers fell from {peaks['completion_length']:.0f} to {_mean(recent, 'completion_length'):.0f} tokens, and "
+        f"the accuracy from {peaks['accuracy']:.2f} to {_mean(recent, 'accuracy'):.2f}: thinking is being given up. "
+        "Look at the answers in rollouts/, and at what the rewards pay for by mistake (python -m rewards audit)."
+    )
+
+
+def format_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """The format was there and is lost."""
+    if peaks.get("format", 0.0) < 0.2 or not _collapsed("format", recent, peaks):
+        return None
+    return (
+        f"The share of answers in the asked format fell from {peaks['format']:.2f} to {_mean(recent, 'format'):.2f}: "
+        "the policy is drifting. Lower learning_rate, set beta, or go on from an earlier checkpoint."
+    )
+
+
+def cut_off(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """Most answers run into the length limit."""
+    share = _mean(recent, "truncated")
+    if len(recent) < LASTING or share < 0.5:
+        return None
+    return (
+        f"{share:.0%} of the answers of the last {len(recent)} steps were cut off at the length limit, where few can "
+        "be right: raise max_completion_length, or see in rollouts/ why they do not end."
+    )
+
+
+def unfilled(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """Dynamic sampling reaches its bound again and again. Where it finds nothing at all, `no_signal` speaks."""
+    shares = [row.get("sampling/filled", 1.0) for row in recent]
+    if len(recent) < LASTING or max(shares) == 1 or not any(shares):
+        return None
+    return (
+        f"Dynamic sampling could not fill any of the last {len(recent)} steps: it asked "
+        f"{recent[-1]['sampling/groups']:.0f} problems and trained on {fmean(shares):.0%} of the groups wanted, at an "
+        f"accuracy of {_mean(recent, 'accuracy'):.2f}. Choose problems nearer to what this model can do (curriculum), "
+        "or raise num_generations or max_generation_batches."
+    )
+
+
+def mismatch(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
+    """Engine and trainer give the same tokens other probabilities."""
+    kl = _mean(recent, "mismatch_kl")
+    if len(recent) < LASTING or kl < MISMATCHED:
+        return None
+    return (
+        f"Engine and trainer disagree about the tokens that the engine sampled, by a KL of {kl:.2g} nats a token over "
+        f"{len(recent)} steps: training on them as if they were the policy's own may collapse. Set "
+        "vllm_importance_sampling_correction, router_replay for a mixture of experts, or compute in float32."
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    no_signal, not_finite, zero_loss, entropy_collapse, length_collapse, format_collapse, cut_off, unfilled,
+    mismatch,
+)  # fmt: skip
+# Said once in a run, however often it comes back.
+ONCE: tuple[Rule, ...] = (zero_loss,)
+
+
+class Alarms:
+    """Watches a run line by line. history: the lines of a run that goes on, which were watched then."""
+
+    def __init__(self, history: Sequence[Row] = ()) -> None:
+        self._recent: deque[Row] = deque(maxlen=LASTING)
+        self._block: list[Row] = []
+        self._closed: dict[str, float] = {}
+        self._peaks: dict[str, float] = {}
+        self._spoken: set[Rule] = set()
+        for row in history:
+            self.observe(row)
+
+    def observe(self, row: Row) -> list[str]:
+        """What there is to say after this step."""
+        self._remember(row)
+        found = []
+        for rule in RULES:
+            message = rule(self._recent, self._peaks)
+            if message is None:
+                self._spoken -= {rule} - set(ONCE)
+            elif rule not in self._spoken:
+                self._spoken.add(rule)
+                found.append(message)
+        return found
+
+    def _remember(self, row: Row) -> None:
+        """Lines are put together in blocks of LASTING. A block counts as the past once the next one is whole."""
+        self._recent.append(row)
+        self._block.append(row)
+        if len(self._block) == LASTING:
+            for name, mean in self._closed.items():
+                self._peaks[name] = max(self._peaks.get(name, mean), mean)
+            self._closed = {name: _mean(self._block, name) for name in WATCHED}
+            self._block = []
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return fmean(known) if known else 0.0
+
+
+def _collapsed(name: str, recent: Sequence[Row], peaks: Mapping[str, float]) -> bool:
+    """Below the share COLLAPSED of its peak. Never where no recent line has the figure."""
+    known = any(row.get(name) is not None for row in recent)
+    return known and name in peaks and _mean(recent, name) < COLLAPSED * peaks[name]
