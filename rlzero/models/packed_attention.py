@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, use_gqa_in_sdpa
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rlzero.models.logprobs import accepted_options
 from rlzero.models.packed_layout import PackedLayout, Span, make_layout
 
 _PREFIX = "rlzero_packed_"
@@ -148,8 +149,9 @@ def _asked(model: PreTrainedModel) -> list[tuple[bool, int | None]]:
     base, was_training = model.config._attn_implementation, model.training
     model.config._attn_implementation = name
     two = torch.zeros(2, dtype=torch.int64, device=model.device)
+    inputs = packed_inputs(two, two, make_layout([Span(0, 1), Span(1, 2)], model.device))
     try:
-        model.eval()(**packed_inputs(two, two, make_layout([Span(0, 1), Span(1, 2)], model.device)), use_cache=False)
+        model.eval()(**inputs, use_cache=False, **accepted_options(model))
     finally:
         model.config._attn_implementation = base
         model.train(was_training)

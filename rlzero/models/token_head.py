@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rlzero.models.logprobs import accepted_options
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -161,7 +163,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     try:
         with replaced_head(model.eval(), mark):
             two = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
-            logits = model(input_ids=two, use_cache=False).logits
+            logits = model(input_ids=two, use_cache=False, **accepted_options(model)).logits
     finally:
         model.train(was_training)
     # The very tensor that came out of the head: the model does nothing to it.

@@ -83,6 +83,17 @@ def test_packed_and_shared_are_padded(kind):
     assert_same(results(model, pack(samples, 60, PAD, packed=False)), wanted)
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "ours_noaux_tc"])
+def test_model_whose_configuration_asks_for_router_logits_is_packed_as_any_other(kind):
+    """TRL's SFTTrainer leaves them asked for: a forward pass would compute a balance loss, which packed rows break."""
+    plain, asking = double(kind), double(kind)
+    asking.config.output_router_logits = True
+    assert prepare_policy(plain)
+    assert prepare_policy(asking)
+    batches = pack(make_samples(), 40, PAD)
+    assert_same(results(asking, batches), results(plain, batches))
+
+
 @pytest.mark.parametrize("chunk", [1, 3000])
 def test_number_of_logits_at_a_time_does_not_matter(chunk, monkeypatch):
     samples = make_samples()
