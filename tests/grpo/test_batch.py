@@ -84,11 +84,12 @@ def test_model_runs_every_token_but_the_last_of_each_row_in_its_place(sizes, bud
         assert torch.equal(packed.positions, places)
         assert torch.equal(batch.as_run(batch.input_ids), batch.input_ids[rows, places])
         # Counted with its readers, every token that something is predicted from is there once for each row.
-        prompts = batch.completion_mask.int().argmax(1) + 1
+        starts = (batch.completion_mask.int().argmax(1) + 1).tolist()
+        prompts = [ids[:start] for ids, start in zip(batch.input_ids.tolist(), starts, strict=True)]
         counts = torch.zeros_like(batch.read, dtype=torch.int64)
         for row, place, readers in zip(rows.tolist(), places.tolist(), packed.readers.tolist(), strict=True):
-            same = (batch.input_ids[:, : place + 1] == batch.input_ids[row, : place + 1]).all(1) & (place < prompts)
-            readers_of = same.nonzero()[:, 0].tolist() if readers > 1 else [row]
+            readers_of = [r for r, prompt in enumerate(prompts) if prompt == prompts[row]] if readers > 1 else [row]
+            assert readers == 1 or place < starts[row]
             assert len(readers_of) == readers
             counts[readers_of, place] += 1
         assert torch.equal(counts, batch.read.long())
