@@ -27,8 +27,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -60,22 +59,6 @@ def measure(
     return seconds
 
 
-def peak_memory(run: Callable[[], None]) -> int | None:
-    """Bytes that the run had at its peak beyond what was there before; None where the kernel does not say."""
-
-    def status(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        before = status("VmRSS")
-        run()
-        return status("VmHWM") - before
-    except OSError:
-        return None
-
-
 def compare(name: str, prompts: int, prompt_length: int, rounds: int) -> dict[str, float]:
     """One table; the ratios by side."""
     model = make_model(name)
@@ -97,11 +80,10 @@ def compare(name: str, prompts: int, prompt_length: int, rounds: int) -> dict[st
             [other / ours for other, ours in zip(seconds[side], seconds["packed"], strict=True)], n=4
         )
         found[side] = middle
-        peak = peak_memory(lambda side=side: sides[side](samples))  # type: ignore[misc]
         median = statistics.median(seconds[side])
         print(
             f"  {side:6}  {median:7.2f} s  {sum(completions) / median:7,.0f} completion tokens/s  ratio {middle:.2f} "
-            f"[{low:.2f}, {high:.2f}]" + ("" if peak is None else f"  peak {peak / 2**20:,.0f} MiB"),
+            f"[{low:.2f}, {high:.2f}]",
             flush=True,
         )
     return found
