@@ -169,6 +169,11 @@ class GRPOConfig(Concern):
         """Optimizer steps between two generations; 1 is on-policy."""
         return self.steps_per_generation * self.num_iterations
 
+    def meets_moved_policy(self, minibatch: int) -> bool:
+        """Whether the minibatch of this number ever meets another policy than the rollout began with. In its only turn
+        the first one does not."""
+        return self.updates_per_rollout > 1 and (minibatch > 0 or self.num_iterations > 1)
+
     @property
     def prompts_per_rollout(self) -> int:
         """Groups that a rollout is made of, over all processes."""
@@ -222,6 +227,11 @@ class Recipe:
     correction: CorrectionConfig
     grpo: GRPOConfig
     run: RunConfig
+
+    @property
+    def learns_from_every_answer(self) -> bool:
+        """A pull to the reference and an entropy bonus are about every answer, with an advantage or without."""
+        return self.reference.in_loss or self.objective.entropy_coef > 0
 
     @property
     def old_logprobs(self) -> str:

@@ -93,7 +93,7 @@ class Reference:
                 f"({', '.join(odd[:3])}, …): use the same architecture."
             )
         for name, kept in self._kept.items():
-            kept.copy_(sharded_like(kept, state[name].to(kept.device)))
+            kept.copy_(sharded_like(kept, state[name]))
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -22,7 +22,8 @@ def live_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def sharded_like(kept: Tensor, tensor: Tensor) -> Tensor:
-    """The whole tensor cut as `kept` is."""
+    """The whole tensor on the device of `kept`, cut as that is."""
+    tensor = tensor.to(kept.device)
     if not hasattr(kept, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor

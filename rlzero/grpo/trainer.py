@@ -145,8 +145,7 @@ class GRPOTrainer:
         """
         objective = self.recipe.objective
         advantages_NG, figures = self.advantages(scored)
-        # A pull to the reference and an entropy bonus are about every answer.
-        learns_N = informative(advantages_NG) | self.recipe.reference.in_loss | (objective.entropy_coef > 0)
+        learns_N = informative(advantages_NG) | self.recipe.learns_from_every_answer
         turns = [rank % self.recipe.grpo.steps_per_generation for rank in ranks]
         lengths_NG = [loss_lengths(s.group.rollouts, objective.mask_truncated_completions) for s in scored]
         counts, masked = self.count(lengths_NG, turns)

@@ -66,7 +66,7 @@ def read_state(trainer: GRPOTrainer, folder: Path) -> None:
     accelerator, updater = trainer.accelerator, trainer.updater
     live = dict(live_tensors(accelerator.unwrap_model(updater.model)))
     for name, saved in _read(folder / _MODEL, live.keys()):
-        live[name].copy_(sharded_like(live[name], saved.to(live[name].device)))
+        live[name].copy_(sharded_like(live[name], saved))
     _read_optimizer(trainer, folder / _OPTIMIZER)
     if isinstance(updater.reference, Reference):
         updater.reference.load_state_dict(dict(_read(folder / _REFERENCE, live.keys())))
@@ -119,7 +119,7 @@ def _read_optimizer(trainer: GRPOTrainer, path: Path) -> None:
             name, key = entry.rsplit("/", 1)
             parameter, saved = live[name], file.get_tensor(entry)
             if saved.shape == parameter.shape and key != "step":
-                placed = sharded_like(parameter, saved.to(parameter.device))
+                placed = sharded_like(parameter, saved)
                 # In the memory format in which the optimizer would have made it.
                 saved = torch.empty_like(parameter, dtype=saved.dtype).copy_(placed)
             optimizer.state[parameter][key] = saved

@@ -205,17 +205,15 @@ class Updater:
         refs = self._ref_logprobs(packed) if self.recipe.reference.in_loss else nothing
         prepared = []
         for k, (minibatch, batches, ref) in enumerate(zip(minibatches, packed, refs, strict=True)):
-            old, entropies = self._old(batches, first=k == 0)
+            old, entropies = self._old(batches, moved=self.recipe.grpo.meets_moved_policy(k))
             rows = [Microbatch(*parts) for parts in zip(batches, old, ref, entropies, strict=True)]
             prepared.append(Prepared(rows, self._threshold(rows), minibatch.counts))
         return prepared
 
-    def _old(self, batches: Sequence[Batch], first: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    def _old(self, batches: Sequence[Batch], moved: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Old log-probabilities and entropies of a minibatch, where they cannot be had from the update itself."""
-        grpo, objective = self.recipe.grpo, self.recipe.objective
-        # In its only turn the first minibatch meets the policy that the rollout began with.
-        moved = grpo.updates_per_rollout > 1 and not (first and grpo.num_iterations == 1)
-        asks, chooses = moved and self.recipe.old_logprobs == "auto", objective.top_entropy_quantile < 1
+        chooses = self.recipe.objective.top_entropy_quantile < 1
+        asks = moved and self.recipe.old_logprobs == "auto"
         passes = self.logprobs(batches) if asks or chooses else []
         nothing: list[Tensor | None] = [None] * len(batches)
         old = [logprobs for logprobs, _ in passes] if asks else nothing

@@ -97,8 +97,13 @@ class _TokenLogprobs(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None, None, None
 
 
+def chunk_rows(vocabulary: int) -> int:
+    """Tokens whose logits are there at a time."""
+    return max(1, _CHUNK // vocabulary)
+
+
 def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, _CHUNK // vocabulary)
+    size = chunk_rows(vocabulary)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

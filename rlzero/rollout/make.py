@@ -15,7 +15,7 @@ from rlzero.rollout.types import Engine
 from rlzero.rollout.vllm_cpu_options import attention_shape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from rlzero.rollout.vllm_engine import VLLMEngine
 
@@ -116,16 +116,20 @@ def make_engine(
 
 def _vllm_can_run(model: PreTrainedModel, required: bool) -> bool:
     """Whether vLLM has what this model is made of; ValueError if not and it is required."""
-    if model.config.model_type != "rlzero_moe":
-        return True
     try:
-        attention_shape(model.config)
+        check_vllm_knows(model.config)
     except ValueError as error:
         if required:
             raise
         logging.getLogger(__name__).warning("%s Sampling with the built-in engine.", error)
         return False
     return True
+
+
+def check_vllm_knows(config: PretrainedConfig) -> None:
+    """ValueError where vLLM lacks what our own decoder is made of there; of other models it has its own."""
+    if config.model_type == "rlzero_moe":
+        attention_shape(config)
 
 
 def _import_vllm_engine(required: bool) -> type[VLLMEngine] | None:

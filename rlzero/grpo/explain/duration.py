@@ -85,9 +85,8 @@ def _training_seconds(recipe: Recipe, plan: Plan, lengths: Lengths, work: Work, 
     tokens, microbatches = lengths.signal * work.run, max(1.0, lengths.signal * work.microbatches)
     once = tokens * rates.token + microbatches * rates.microbatch
     updates = plan.updates_per_rollout
-    # The first of several minibatches meets the policy that sampled.
-    moved = plan.minibatches if plan.iterations > 1 else plan.minibatches - 1
-    old = moved if recipe.old_logprobs == "auto" and updates > 1 else 0
+    moved = sum(recipe.grpo.meets_moved_policy(minibatch) for minibatch in range(plan.minibatches))
+    old = moved if recipe.old_logprobs == "auto" else 0
     if recipe.objective.top_entropy_quantile < 1:
         old = plan.minibatches
     if recipe.reference.in_reward:

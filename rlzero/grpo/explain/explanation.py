@@ -19,7 +19,7 @@ from rlzero.grpo.explain.rates import Rates, find_rates
 from rlzero.grpo.explain.work import Work, cut_step
 from rlzero.grpo.parse import parse_recipe
 from rlzero.grpo.setup import check
-from rlzero.rollout.vllm_cpu_options import attention_shape
+from rlzero.rollout.make import check_vllm_knows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -82,11 +82,9 @@ def as_data(found: Explanation) -> dict[str, Any]:
 
 
 def vllm_knows(config: PretrainedConfig) -> bool:
-    """Whether vLLM has what our own decoder is made of there; of other models it has its own."""
-    if config.model_type != "rlzero_moe":
-        return True
+    """Whether vLLM can run a model of this configuration."""
     try:
-        attention_shape(config)
+        check_vllm_knows(config)
     except ValueError:
         return False
     return True

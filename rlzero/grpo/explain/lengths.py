@@ -56,8 +56,7 @@ def find_lengths(recipe: Recipe, context: int | None, completion: float | None =
         mean, source, assumed = min(completion, limit), "as given by --completion_length", False
     if source is None:
         source = f"assumed: a third of max_completion_length={limit}; --completion_length says another mean"
-    objective, reference = recipe.objective, recipe.reference
-    if recipe.selection.dynamic_sampling or reference.in_loss or objective.entropy_coef > 0:
+    if recipe.selection.dynamic_sampling or recipe.learns_from_every_answer:
         signal = 1.0
     return Lengths(prompt, longest, mean, limit, room, signal, prompt_source, source, assumed)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlzero.grpo.explain.constants import CPU_HEAP, CUDA_BYTES, LOGIT_BUFFERS, VLLM_CPU_BYTES, VLLM_CPU_COPIES
-from rlzero.models.token_head import _CHUNK
+from rlzero.models.token_head import chunk_rows
 from rlzero.report.text import as_count
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _computed_numbers(architecture: Architecture) -> int:
 
 def logits_bytes(architecture: Architecture, predictions: float) -> float:
     """Of the chunk of logits that is there at a time, in float32, whatever the number of predictions."""
-    rows = min(predictions, max(1, _CHUNK // architecture.vocabulary))
+    rows = min(predictions, chunk_rows(architecture.vocabulary))
     return LOGIT_BUFFERS * rows * architecture.vocabulary * 4
 
 

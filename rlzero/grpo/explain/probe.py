@@ -1,4 +1,4 @@
-"""A second's measurement of this machine: the model's own layers with random weights, through the real code.
+"""A few seconds' measurement of this machine: the model's own layers with random weights, through the real code.
 
 Nothing of a checkpoint is read. What it costs to launch a layer's many small operations, to read and write activations
 and to multiply matrices of these sizes on these threads is then in the figures, whatever the machine.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlzero.grpo.config import Recipe
     from rlzero.grpo.explain.lengths import Lengths
 
-# Parameters of what is built and run here, at most: more would take longer than a second.
+# Parameters of what is built and run here, at most: more would take too long.
 LARGEST = 100_000_000
 # Layers of the two cuts that a deeper model is extrapolated from.
 DEPTHS = (1, 3)
