@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch.distributed.distributed_c10d import _get_default_store
 
 _KEY = "rlzero/failure"
@@ -23,6 +24,7 @@ _LOOK = 1.0  # seconds between two looks
 # The one that failed may hold the store: it stays until all have looked, and goes first, so that a launcher names it.
 _STAY, _FOLLOW = 2 * _LOOK, 3 * _LOOK
 _CLEAN_UP = 30.0  # seconds that it has for that
+_left = threading.Event()
 
 
 class Failure(Exception):
@@ -60,12 +62,25 @@ def watch_others() -> None:
     """End this process soon after another one has failed, whatever it is waiting for. To be called once connected."""
     if several():
         # Its own connection: the main one may be waiting in the store for the others.
-        threading.Thread(target=_watch, args=(_get_default_store().clone(),), daemon=True).start()
+        _left.clear()
+        threading.Thread(target=_watch, args=(_get_default_store().clone(),), name=_KEY, daemon=True).start()
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Disconnect from the others, once all have done their work.
+
+    The thread that watches them is ended first: one that is in the store while the interpreter goes would abort it.
+    """
+    _left.set()
+    for thread in threading.enumerate():
+        if thread.name == _KEY:
+            thread.join()
+    accelerator.state.destroy_process_group()
 
 
 def _watch(store: dist.Store) -> None:
     own, lost = _own_number(), 0
-    while several():
+    while not _left.is_set():
         try:
             failure = json.loads(store.get(_KEY)) if store.check([_KEY]) else None
             lost = 0
@@ -78,7 +93,7 @@ def _watch(store: dist.Store) -> None:
         if failure is not None:
             time.sleep(_CLEAN_UP if failure["process"] == own else _FOLLOW)
             _exit(failure)
-        time.sleep(_LOOK)
+        _left.wait(_LOOK)
 
 
 def _exit(failure: dict[str, Any]) -> NoReturn:

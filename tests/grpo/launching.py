@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+
+import psutil
+import pytest
 
 from tests.conftest import ROOT
 
@@ -19,15 +23,31 @@ LAYOUTS = {
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+# Seconds, of some twenty that a run takes; below the limit of a test.
+PATIENCE = 240
+
+
 def environment(layout: str, **more: str) -> dict[str, str]:
     """Of a process on the CPU. Threads of two processes on one core would wait for each other."""
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
+    own = {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }  # fmt: skip
     return {**os.environ, **own, **LAYOUTS[layout], **more}
 
 
 def run_two(layout: str, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """A script and its arguments in two processes. more: environment variables."""
-    return subprocess.run(
-        [*TORCHRUN, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
-        env=environment(layout, **more),
-    )  # fmt: skip
+    """A script and its arguments in two processes. more: environment variables. Processes that wait for each other
+    fail the test with the place where each of their threads stands."""
+    command = [*TORCHRUN, *map(str, words)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(layout, **more)
+    ) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            for worker in psutil.Process(launcher.pid).children(recursive=True):
+                worker.send_signal(signal.SIGABRT)
+            out, err = launcher.communicate()
+            pytest.fail(f"the processes did not end within {PATIENCE} s:\n{out[-3000:]}\n{err}")
+    return subprocess.CompletedProcess(command, launcher.returncode, out, err)
