@@ -22,13 +22,14 @@ from rewards.registry import RewardError
 from rlzero.grpo.alarms import Alarms
 from rlzero.grpo.checkpoint import forget_after, save_checkpoint
 from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
-from rlzero.grpo.ending import Failure, fail, several
+from rlzero.grpo.ending import Failure, fail, leave, several
 from rlzero.grpo.parse import parse_recipe
 from rlzero.grpo.record import rollout_rows, step_metrics
 from rlzero.grpo.setup import Run, check, describe, set_up
 from rlzero.grpo.trainer import derived_seed, passed
 from rlzero.grpo.update import StuckError, TrainingError
-from rlzero.measure.evaluate import EvalResult, compare, evaluate
+from rlzero.measure.evaluate import EvalResult, evaluate
+from rlzero.measure.statistics import paired_difference
 from rlzero.models.adapter import merged_state
 from rlzero.report.curves import plot_curves
 from rlzero.report.progress import Progress
@@ -85,7 +86,7 @@ def run_recipe(argv: Sequence[str], default_config: Path, closing: ExitStack) ->
     except KeyboardInterrupt:
         raise Failure("Stopped at once; what was not saved is lost.", INTERRUPTED) from None
     closing.close()
-    run.accelerator.state.destroy_process_group()
+    leave(run.accelerator)
     return code
 
 
@@ -235,6 +236,7 @@ def log_evaluation(run: Run, shown: Progress, result: EvalResult | None, start: 
     if result is not None and run.accelerator.is_main_process:
         figures = result_figures(result)
         row = {"step": run.trainer.done, "kind": kind, "wall_seconds": time.perf_counter() - start, **figures}
+        row["shares"] = result.accuracies  # of right answers, by problem: what pairs two evaluations
         run.directory.log_evaluation(row)
         shown.evaluated(row)
 
@@ -267,7 +269,7 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
         return
     first = next((row for row in evaluations if row["kind"] == "base"), None)
     summary = {
-        "base": {k: v for k, v in (first or {}).items() if k not in ("step", "kind", "wall_seconds")},
+        "base": {k: v for k, v in (first or {}).items() if k not in ("step", "kind", "wall_seconds", "shares")},
         "trained": result_figures(trained),
         "wall_seconds": wall_seconds,
         "seconds_to_goal": seconds_to_reach(GOAL, evaluations),
@@ -277,9 +279,11 @@ def finish(run: Run, shown: Progress, base: EvalResult | None, start: float) -> 
         "engine": run.trainer.engine.name,
         "config": as_plain_config(run.recipe),
     }
-    if base is not None:
-        gain = compare(base, trained)
+    shares = (first or {}).get("shares", [])
+    if len(shares) == len(trained.accuracies):  # a resume may ask other problems
+        gain = paired_difference(shares, trained.accuracies)
         summary["gain"] = {"pass@1": gain.value, "pass@1_interval": [gain.low, gain.high]}
+    if base is not None:
         show_samples(sample_rows(base), sample_rows(trained))
     directory.write_summary(summary)
     show_summary(summary, path=directory.path)
