@@ -13,9 +13,12 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from rlzero.grpo.processes import make_accelerator
+from rlzero.grpo.reference import Reference
 from rlzero.grpo.sharding import live_tensors
 from rlzero.grpo.trainer import GRPOTrainer
+from rlzero.models.adapter import add_adapters
 from rlzero.models.sharded import whole
+from rlzero.rollout.checkpoint_weights import CheckpointWeights
 from tests.grpo.pieces import PAD, bare_trainer, make_groups, make_recipe
 from tests.models.routed import make_model
 
@@ -44,6 +47,7 @@ CASES: dict[str, dict] = {
         "vllm_importance_sampling_mode": "token_truncate", "off_policy_mask_threshold": 0.3,
     },
     "not finite": {"advantage": "dr_grpo", "scale_rewards": "none"},
+    "adapters": {**MINIBATCHES, "lora_r": 4, "beta": 0.1},
 }  # fmt: skip
 
 
@@ -54,6 +58,8 @@ def train(case: str, accelerator: Accelerator, folder: Path) -> dict[str, torch.
     recipe = make_recipe(
         **CASES[case], prompts_per_step=4, tokens_per_microbatch=40, learning_rate=1e-2, output_dir=str(folder)
     )
+    if recipe.model.lora_r is not None:
+        add_adapters(model, recipe.model.lora_r, recipe.model.lora_alpha)
     trainer = bare_trainer(recipe, model, accelerator)
     # Adam makes a full step of a gradient that is 0 but for rounding.
     trainer.updater.optimizer.param_groups[0]["eps"] = 1e-2
@@ -66,11 +72,14 @@ def train(case: str, accelerator: Accelerator, folder: Path) -> dict[str, torch.
         _, minibatches, figures = trainer.compare([groups[place] for place in places], places)
         figures |= trainer.updater.update(minibatches, recipe.grpo.updates_per_rollout)
         found |= {f"{turn} {name}": torch.tensor(value) for name, value in figures.items()}
-        if trainer.updater.reference is not None:
+        if isinstance(trainer.updater.reference, Reference):
             trainer.updater.move_reference(0.5)
-    if trainer.updater.reference is not None:
+    if isinstance(trainer.updater.reference, Reference):
         found |= {f"reference {name}": tensor for name, tensor in trainer.updater.reference.state_dict().items()}
-    tensors = live_tensors(trainer.accelerator.unwrap_model(trainer.model))
+    live = trainer.accelerator.unwrap_model(trainer.model)
+    if recipe.model.lora_r is not None:  # what the engine gets
+        found |= {f"merged {name}": tensor.detach().clone() for name, tensor in CheckpointWeights(live)}
+    tensors = live_tensors(live)
     return found | {name: whole(tensor.detach()).clone() for name, tensor in tensors}
 
 
@@ -79,9 +88,9 @@ def keep_gradients(trainer: GRPOTrainer, found: dict[str, torch.Tensor]) -> None
     clip = trainer.updater._clipped_norm
 
     def clipped_norm() -> float:
-        number = sum(name.endswith("gradient lm_head.weight") for name in found)
+        number = len({name.partition(" gradient ")[0] for name in found if name.startswith("update ")})
         named = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
-        gradients = {f"update {number} gradient {name}": whole(p.grad).clone() for name, p in named}
+        gradients = {f"update {number} gradient {name}": whole(p.grad).clone() for name, p in named if p.requires_grad}
         norm = clip()
         found.update(gradients if math.isfinite(norm) else {})
         return norm
