@@ -25,7 +25,7 @@ class CompiledLayers:
     from the same model meets another shape at every token.
 
     model: unwrapped, with packing enabled if it is going to be. backend: torch.compile's. Raises ValueError for a model
-    that does not say what its layers are.
+    that does not say what its layers are, and for a backend that cannot work here.
     """
 
     def __init__(self, model: PreTrainedModel, backend: str) -> None:
@@ -36,6 +36,8 @@ class CompiledLayers:
                 f"torch_compile=True compiles layer by layer, and {type(model).__name__} does not name their class "
                 "(_no_split_modules): leave torch_compile off."
             )
+        if backend == "inductor" and model.device.type == "cpu":
+            _check_compiler()
         if is_packing(model):
             name = model.config._attn_implementation
             ALL_ATTENTION_FUNCTIONS.register(name, torch.compiler.disable(ALL_ATTENTION_FUNCTIONS[name]))
@@ -56,3 +58,16 @@ class CompiledLayers:
         finally:
             for module, _ in self._forwards:
                 del module.forward
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler  # slow to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ValueError(
+            f"torch_compile_backend='inductor' needs a C++ compiler to compile for a CPU, and here is none ({error}). "
+            "Install g++, or choose torch_compile_backend 'aot_eager', which compiles nothing."
+        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import torch._dynamo
@@ -31,15 +33,21 @@ def gradients(model: PreTrainedModel) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "ours_topk_softmax"])
-def test_compiled_layers_have_the_gradients_of_the_others(kind, checkpointing):
+def test_compiled_layers_have_the_gradients_of_the_others(kind, checkpointing, backend):
+    if backend == "inductor" and not torch.cuda.is_available() and shutil.which("g++") is None:
+        pytest.skip("inductor compiles C++ on a CPU, and there is no g++ here")
     model = make_model(kind).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     assert enable_packing(model)
     wanted = gradients(model)
-    compiled = CompiledLayers(model, "aot_eager")
+    compiled = CompiledLayers(model, backend)
     torch._dynamo.utils.counters.clear()
     with compiled.in_place():
         found = gradients(model)
@@ -84,3 +92,11 @@ def test_model_that_does_not_say_what_its_layers_are_is_refused():
     model._no_split_modules = None
     with pytest.raises(ValueError, match=r"torch_compile=True compiles layer by layer, and LlamaForCausalLM does not"):
         CompiledLayers(model, "eager")
+
+
+def test_inductor_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    model = make_model("llama")
+    with pytest.raises(ValueError, match=r"torch_compile_backend='inductor' needs a C\+\+ compiler .*'aot_eager'"):
+        CompiledLayers(model, "inductor")
+    CompiledLayers(model, "aot_eager")
