@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rlzero.grpo.concern import ConfigError
+from rlzero.grpo.objective_config import SEQUENCE_LEVEL
 
 if TYPE_CHECKING:
     from rlzero.grpo.config import Recipe
-
-# Objectives whose ratio is that of a whole answer.
-_SEQUENCE_LEVEL = ("gspo", "gspo_token")
 
 
 def check_combinations(recipe: Recipe) -> None:
@@ -80,7 +78,7 @@ def _check_old_logprobs(recipe: Recipe) -> None:
 
 def _check_correction(recipe: Recipe) -> None:
     loss_type, mode = recipe.objective.loss_type, recipe.correction.mode
-    if mode is not None and mode.startswith("token") and loss_type in _SEQUENCE_LEVEL:
+    if mode is not None and mode.startswith("token") and loss_type in SEQUENCE_LEVEL:
         raise ConfigError(
             f"vllm_importance_sampling_mode={mode!r} weighs token by token, and loss_type={loss_type!r} has one ratio "
             f"for a whole answer: choose {mode.replace('token', 'sequence')!r}."

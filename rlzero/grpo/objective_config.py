@@ -16,6 +16,9 @@ from rlzero.grpo.token_loss import LossOptions
 OLD_LOGPROBS = ("auto", "policy", "sampler")
 # What the equation of an advantage divides by anyway, where that has a name.
 _OWN_SCALES = {"dr_grpo": "none", "reinforce++": "batch", "reinforce++_baseline": "batch"}
+# Objectives whose ratio is that of a whole answer, and how far GSPO lets it go (2507.18071 v2, §5.1): it moves hundreds
+# of times less than a token's, so that PPO's 0.2 would clip nothing.
+SEQUENCE_LEVEL, GSPO_CLIP = ("gspo", "gspo_token"), (3e-4, 4e-4)
 # Objectives without the clip that delta bounds from above.
 _UNCLIPPED = ("cispo", "sapo")
 
@@ -38,8 +41,12 @@ class ObjectiveConfig(Concern):
         "dr_grpo: over a constant length; gspo, gspo_token: ratio of the whole answer; cispo: clipped weight, no lost "
         "gradient; sapo: a smooth gate.",
     )
-    epsilon: float = option(0.2, "Lower clip of the ratio; acts with more than one update per rollout.")
-    epsilon_high: float | None = option(None, "Upper clip. Default: epsilon. For cispo the largest weight itself.")
+    epsilon: float | None = option(
+        None, "Lower clip of the ratio; acts with more than one update per rollout. Default: 0.2; for gspo 3e-4."
+    )
+    epsilon_high: float | None = option(
+        None, "Upper clip. Default: epsilon, and for gspo 4e-4 with its epsilon. For cispo the largest weight itself."
+    )
     delta: float | None = option(None, "Dual clip: largest ratio where the advantage is negative.")
     sapo_temperature_pos: float = option(1.0, "Steepness of sapo's gate where the advantage is positive.")
     sapo_temperature_neg: float = option(1.05, "The same where it is not.")
@@ -84,8 +91,11 @@ class ObjectiveConfig(Concern):
                 "loss_type='cispo' takes epsilon_high as the largest importance weight, and it is not set: set it, to "
                 "5 as ScaleRL (2510.13786) does."
             )
+        low, high = GSPO_CLIP if self.loss_type in SEQUENCE_LEVEL else (0.2, 0.2)
         if self.epsilon_high is None:
-            self.epsilon_high = self.epsilon
+            self.epsilon_high = high if self.epsilon is None else self.epsilon
+        if self.epsilon is None:
+            self.epsilon = low
         if self.loss_type == "cispo":
             why = "for loss_type='cispo' it is the largest importance weight itself, which is about 1 on policy"
             at_least("epsilon_high", self.epsilon_high, 1, why)
@@ -103,9 +113,11 @@ class ObjectiveConfig(Concern):
     @property
     def bounds(self) -> Bounds:
         """How far the policy may move, as the objectives take it."""
+        assert self.epsilon is not None, "set by check()"
+        assert self.epsilon_high is not None, "set by check()"
         return Bounds(
             epsilon=self.epsilon,
-            epsilon_high=self.epsilon if self.epsilon_high is None else self.epsilon_high,
+            epsilon_high=self.epsilon_high,
             delta=self.delta,
             sapo_temperature_pos=self.sapo_temperature_pos,
             sapo_temperature_neg=self.sapo_temperature_neg,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rlzero.grpo.objective_config import GSPO_CLIP
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -110,8 +112,8 @@ PRESETS: dict[str, dict[str, Setting]] = {
     "gspo_moe": {
         "advantage": Setting("grpo", "GSPO (2507.18071), eq. 6"),
         "loss_type": Setting("gspo", "GSPO (2507.18071), eq. 5"),
-        "epsilon": Setting(3e-4, _GSPO),
-        "epsilon_high": Setting(4e-4, _GSPO),
+        "epsilon": Setting(GSPO_CLIP[0], _GSPO),
+        "epsilon_high": Setting(GSPO_CLIP[1], _GSPO),
         "beta": Setting(0.0, "an author of GSPO suggests it in verl pull request 2775"),
         "steps_per_generation": Setting(4, _GSPO + ": each rollout in four minibatches"),
         "router_replay": Setting(False, "GSPO (2507.18071), §5.3: it does without routing replay"),

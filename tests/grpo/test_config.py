@@ -58,6 +58,15 @@ def test_defaults_stand_where_nothing_is_said(parse):
     assert recipe.objective.epsilon_high == recipe.objective.epsilon == 0.2
 
 
+@pytest.mark.parametrize(("words", "clip"), [
+    ("{}", (3e-4, 4e-4)), ("epsilon: 0.1", (0.1, 0.1)), ("epsilon_high: 0.01", (3e-4, 0.01)),
+])  # fmt: skip
+@pytest.mark.parametrize("loss_type", ["gspo", "gspo_token"])
+def test_ratio_of_a_whole_answer_is_clipped_where_gspo_clips_it(parse, loss_type, words, clip):
+    objective = parse(f"{words}", "--loss_type", loss_type).objective
+    assert (objective.epsilon, objective.epsilon_high) == clip
+
+
 def test_yaml_wins_over_the_default_and_the_command_line_over_yaml(parse):
     assert parse("max_steps: 7\nseed: 3").grpo.max_steps == 7
     recipe = parse("max_steps: 7\nseed: 3", "--max_steps", "9")

@@ -123,8 +123,10 @@ LOSSES = {
     "grpo": ({**OFF, **WIDE, "loss_type": "grpo"}, {"loss_type": "grpo", "bounds": Bounds(0.3, 0.5)}),
     "bnpo": ({**OFF, "loss_type": "bnpo"}, {"loss_type": "bnpo"}),
     "dr_grpo": ({**OFF, "loss_type": "dr_grpo"}, {"loss_type": "dr_grpo"}),
-    "gspo": ({**OFF, "loss_type": "gspo"}, {"loss_type": "gspo"}),
-    "gspo_token": ({**OFF, "loss_type": "gspo_token"}, {"loss_type": "gspo_token"}),
+    "gspo": ({**OFF, "loss_type": "gspo"}, {"loss_type": "gspo", "bounds": Bounds(3e-4, 4e-4)}),
+    "gspo_token": (
+        {**OFF, "loss_type": "gspo_token", "epsilon": 0.1}, {"loss_type": "gspo_token", "bounds": Bounds(0.1, 0.1)},
+    ),
     "cispo": (
         {**OFF, "loss_type": "cispo", "epsilon_high": 2.0}, {"loss_type": "cispo", "bounds": Bounds(0.2, 2.0)},
     ),
