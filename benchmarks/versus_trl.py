@@ -7,10 +7,10 @@
 A step is generation, rewards, forward, backward, optimizer and the hand-over of the new weights. Groups of 16, answers
 of long-tailed lengths: log-normal, mean about 60, at most 256, drawn once and forced on both sides (versus_sides.py).
 The reward is a hash of the text, so every group has signal: nothing is skipped. As many answers in a microbatch on both
-sides, about. Four rivals, each a process with one thread on one core, take turns in an order drawn anew every round:
+sides, about. Two rivals, each a process with one thread on one core, take turns in an order drawn anew every round:
 
-- TRL with transformers' `generate`, and with vLLM (its colocate mode, its weight sync replaced: on a CPU it fails);
-- rlzero with its built-in engine, and with vLLM.
+- TRL with transformers' `generate`, and rlzero with its built-in engine;
+- then both with vLLM (TRL's colocate mode, its weight sync replaced: on a CPU it fails).
 
 Seconds are what a process gets of the CPU. A ratio is that of one round, TRL over rlzero: above 1, rlzero is faster;
 shown are the median of the rounds and their range. train: all but generation, rewards and the hand-over. Memory is the
@@ -90,21 +90,19 @@ class Rival:
         return found
 
 
-def run(settings: Settings, engines: list[str], rounds: int) -> dict[str, tuple[Rival, Rival]]:
-    """Both rivals of every engine, after a round of warm-up and so many that count."""
+def run(engine: str, settings: Settings, rounds: int) -> tuple[Rival, Rival]:
+    """Both rivals with an engine, after a round of warm-up and so many that count."""
     with tempfile.TemporaryDirectory() as folder:
-        logs = (Path(folder) / f"{number}.log" for number in range(4))
-        pairs = {name: tuple(Rival(*who, settings, next(logs)) for who in ENGINES[name]) for name in engines}
-        rivals = [rival for pair in pairs.values() for rival in pair]
+        theirs, own = (Rival(*who, settings, Path(folder) / f"{who[0]}.log") for who in ENGINES[engine])
         try:
             for number in range(rounds + 1):
-                print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
-                for rival in random.sample(rivals, len(rivals)):
+                print(f"{engine}, round {number} of {rounds}", file=sys.stderr, flush=True)
+                for rival in random.sample([theirs, own], 2):
                     rival.step()
         finally:
-            for rival in rivals:
-                rival.close()
-    return pairs
+            theirs.close()
+            own.close()
+    return theirs, own
 
 
 def show(rival: Rival) -> None:
@@ -162,7 +160,8 @@ def main() -> None:
         flush=True,
     )
     figures: dict[str, Any] = {f"step_ratio_{engine}": None for engine in ENGINES}
-    for engine, pair in run(settings, arguments.engines, rounds).items():
+    for engine in arguments.engines:
+        pair = run(engine, settings, rounds)
         print(f"{engine}:")
         figures |= compare(engine, *pair)
     # With transformers' generation unless it was not asked for: no engine of its own is in either process.

@@ -206,7 +206,7 @@ def one_step(run: Run, shown: Progress, alarms: Alarms, start: float) -> None:
         for message in alarms.observe(as_plain(metrics)):
             shown.message(message)
     run.accelerator.log({k: v for k, v in metrics.items() if v is not None}, step=result.step)
-    trainer.updater.check_going_on()
+    trainer.check_going_on()
     if passed(settings.eval_steps, before, trainer.done) and trainer.done < run.recipe.grpo.max_steps:
         quick = evaluate_heldout(run, settings.eval_quick_problems, settings.eval_quick_samples)
         log_evaluation(run, shown, quick, start, kind="quick")

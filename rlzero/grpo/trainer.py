@@ -31,7 +31,7 @@ from rlzero.grpo.sampled import Sampled
 from rlzero.grpo.schedule import length_at
 from rlzero.grpo.scoring import Scorer, teaches
 from rlzero.grpo.update import Minibatch, TrainingError, Updater
-from rlzero.rollout.sync_check import check_sync, default_tolerance
+from rlzero.rollout.sync_check import SyncError, check_sync, default_tolerance
 from rlzero.rollout.types import Engine, Sampling
 
 # A weight sync is verified with the first completions of so many groups: enough to see any wrong weight, and cheap.
@@ -65,6 +65,7 @@ class GRPOTrainer:
         self.model, self.scheduler = self.updater.model, self.updater.scheduler
         self.ahead = Ahead(accelerator.device) if recipe.grpo.max_async_level else None
         self.done = 0
+        self._out_of_sync: SyncError | None = None
 
     def step(self) -> StepResult:
         """Sample, score, compare within groups, update, and hand the new weights to the engine."""
@@ -222,7 +223,8 @@ class GRPOTrainer:
                 self.ahead.rest()
 
     def sync(self, scored: Sequence[ScoredGroup]) -> float:
-        """New weights to the engine; every Nth time both sides score a few completions. Returns mean |Δlogprob|."""
+        """New weights to the engine; every Nth time both sides score a few completions. Returns mean |Δlogprob|; what
+        is wrong with it `check_going_on` says, when the step is recorded."""
         model = self.accelerator.unwrap_model(self.model)
         self.engine.sync(model, self.done)
         every = self.recipe.rollout.sync_check_every
@@ -230,7 +232,18 @@ class GRPOTrainer:
             return 0.0
         rollouts = [s.group.rollouts[0] for s in scored[:CHECK_SEQUENCES]]
         sequences = [np.concatenate([r.prompt_ids, r.completion_ids]).tolist() for r in rollouts]
-        return check_sync(self.engine, model, sequences, self.sync_tolerance, autocast_dtype=self.autocast_dtype)
+        try:
+            return check_sync(self.engine, model, sequences, self.sync_tolerance, autocast_dtype=self.autocast_dtype)
+        except SyncError as error:
+            self._out_of_sync = error
+            return error.difference
+
+    def check_going_on(self) -> None:
+        """Raise SyncError where the engine has other weights than the trainer, and StuckError where too many steps in
+        a row were skipped. The step before is done."""
+        if self._out_of_sync is not None:
+            raise self._out_of_sync
+        self.updater.check_going_on()
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -21,7 +21,14 @@ TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class SyncError(RuntimeError):
-    """Engine and trainer disagree about the same tokens: the engine's weights are not the trainer's."""
+    """Engine and trainer disagree about the same tokens: the engine's weights are not the trainer's.
+
+    difference: mean |Δ log-probability|, in nats a token.
+    """
+
+    def __init__(self, message: str, difference: float) -> None:
+        super().__init__(message)
+        self.difference = difference
 
 
 def default_tolerance(*dtypes: torch.dtype) -> float:
@@ -60,6 +67,7 @@ def check_sync(
             "samples would learn from garbage. Likely causes: a weight that the sync did not reach or that "
             "vLLM repacked (an architecture not tried yet), another checkpoint in the engine than in the "
             "trainer, or dtypes that differ (then raise the tolerance). Try --rollout builtin, which has "
-            "no second copy of the weights."
+            "no second copy of the weights.",
+            mean,
         )
     return mean

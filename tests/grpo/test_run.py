@@ -229,6 +229,10 @@ def test_engine_whose_weights_are_not_the_trainers_stops_the_run(tiny_run, monke
     assert "error in step 1: after a weight sync the builtin engine must give the trainer's" in outcome.err
     assert "Try --rollout builtin" in outcome.err
     assert "step-000001" in outcome.out
+    # The step was made, and is recorded.
+    (row,) = read_metrics(tiny_run.output)
+    assert row["sync_diff"] > 1e-3
+    assert (tiny_run.output / "rollouts" / "step-000001.parquet").is_file()
     assert tiny_run(**SIGNAL, learning_rate=0.05, sync_check_every=0, output_dir=tiny_run.output.parent / "b").code == 0
 
 
