@@ -85,8 +85,10 @@ class Ahead:
         answer = self.present
         if answer is None and self._next is not None and self._next.exception() is None:
             answer = self._next.result()
-        if answer is None:
+        # One process may have failed where the others have not; it will say so in the step that it concerns.
+        if any(gather_object([answer is None])):
             return dict(self._saved) if self._saved is not None else None
+        assert answer is not None
         groups = gather_object([_plain(group) for group in answer.scored])
         return {"version": answer.version, "useful": gather_object(answer.useful), "groups": groups}
 

@@ -133,6 +133,21 @@ def test_what_goes_wrong_in_the_next_rollout_is_said_in_its_own_step(tiny_run, r
     assert f"error in step {failed}: reward 'reward' raised KeyError: 'gold'" in outcome.err
 
 
+def test_checkpoint_has_no_rollout_that_failed_in_another_process(monkeypatch):
+    """All processes ask each other the same: one that went its own way would wait for ever, or hear another's answer."""
+    ahead, asked = Ahead(torch.device("cpu")), []
+    ahead.start(lambda: Answer([], [], 3))
+
+    def other_failed(own):
+        asked.append(own)
+        return [*own, True]
+
+    monkeypatch.setattr("rlzero.grpo.ahead.gather_object", other_failed)
+    assert ahead.state_dict() is None
+    assert asked == [[False]]
+    ahead.close()
+
+
 def test_the_engine_rests_before_anything_else_may_use_it():
     ahead = Ahead(torch.device("cpu"))
     order = []

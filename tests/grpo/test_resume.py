@@ -44,9 +44,12 @@ def assert_same_run(found: Path, wanted: Path) -> None:
             odd = [key for key in row.keys() | other.keys() if row.get(key) != other.get(key)]
             assert odd == [], (record, {key: (row.get(key), other.get(key)) for key in ("step", *odd)})
     assert rollouts(found) == rollouts(wanted)
-    results = [json.loads((folder / "summary.json").read_text()) for folder in (found, wanted)]
-    for figure in ("base", "trained", "gain", "steps"):
-        assert results[0][figure] == results[1][figure], figure
+    summaries = [folder / "summary.json" for folder in (found, wanted)]
+    assert summaries[0].is_file() == summaries[1].is_file()
+    if summaries[0].is_file():
+        result, expected = (json.loads(path.read_text()) for path in summaries)
+        for figure in ("base", "trained", "gain", "steps"):
+            assert result[figure] == expected[figure], figure
     assert (found / "model" / "model.safetensors").read_bytes() == (wanted / "model" / "model.safetensors").read_bytes()
     saved, others = (sorted((folder / "checkpoints").iterdir()) for folder in (found, wanted))
     assert [path.name for path in saved] == [path.name for path in others]
