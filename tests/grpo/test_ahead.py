@@ -134,7 +134,7 @@ def test_what_goes_wrong_in_the_next_rollout_is_said_in_its_own_step(tiny_run, r
 
 
 def test_checkpoint_has_no_rollout_that_failed_in_another_process(monkeypatch):
-    """All processes ask each other the same: one that went its own way would wait for ever, or hear another's answer."""
+    """All processes ask each other the same: one that went its own way would wait for ever, or hear something else."""
     ahead, asked = Ahead(torch.device("cpu")), []
     ahead.start(lambda: Answer([], [], 3))
 
