@@ -18,8 +18,9 @@ from rlzero.models.logprobs import accepted_options
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Logits of a chunk: 32 MiB in float32, of which two buffers are needed.
-_CHUNK = 2**23
+# Logits of a chunk, of which two buffers are needed: 32 MiB in float32, and 256 on a GPU, whose matrix products want
+# hundreds of rows of the largest vocabularies too.
+_CHUNK, _CHUNK_ON_GPU = 2**23, 2**26
 
 
 def token_logprobs_of(
@@ -44,7 +45,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs_M, entropy_M, normalizer_M = (hidden_MD.new_empty(len(hidden_MD), dtype=exact) for _ in range(3))
         with torch.autocast(hidden_MD.device.type, enabled=False):
             weight = weight_VD.to(dtype)
-            chunks = _chunks(len(hidden_MD), len(weight))
+            chunks = _chunks(len(hidden_MD), len(weight), hidden_MD.device.type)
             buffers = [weight.new_empty(chunks[0].stop, len(weight), dtype=exact) for _ in range(2)]
             for rows in chunks:
                 logits_CV = _logits(hidden_MD[rows].to(dtype), weight, temperature, buffers[0])
@@ -73,7 +74,7 @@ class _TokenLogprobs(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight_VD, dtype=entropy_M.dtype) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden_MD.device.type, enabled=False):
             weight = weight_VD.to(ctx.dtype)
-            chunks = _chunks(len(hidden_MD), len(weight))
+            chunks = _chunks(len(hidden_MD), len(weight), hidden_MD.device.type)
             buffer = weight.new_empty(chunks[0].stop, len(weight), dtype=entropy_M.dtype)
             for rows in chunks:
                 hidden_CD = hidden_MD[rows].to(ctx.dtype)
@@ -97,13 +98,13 @@ class _TokenLogprobs(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None, None, None
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """Tokens whose logits are there at a time."""
-    return max(1, _CHUNK // vocabulary)
+def chunk_rows(vocabulary: int, device: str) -> int:
+    """Tokens whose logits are there at a time. device: its type, as torch names it."""
+    return max(1, (_CHUNK if device == "cpu" else _CHUNK_ON_GPU) // vocabulary)
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = chunk_rows(vocabulary)
+def _chunks(rows: int, vocabulary: int, device: str) -> list[slice]:
+    size = chunk_rows(vocabulary, device)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

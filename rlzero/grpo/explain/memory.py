@@ -96,9 +96,9 @@ def _computed_numbers(architecture: Architecture) -> int:
     return attention + networks
 
 
-def logits_bytes(architecture: Architecture, predictions: float) -> float:
+def logits_bytes(architecture: Architecture, predictions: float, device: str) -> float:
     """Of the chunk of logits that is there at a time, in float32, whatever the number of predictions."""
-    rows = min(predictions, chunk_rows(architecture.vocabulary))
+    rows = min(predictions, chunk_rows(architecture.vocabulary, device))
     return LOGIT_BUFFERS * rows * architecture.vocabulary * 4
 
 
@@ -145,7 +145,7 @@ def estimate_memory(
     kept = activation_bytes(architecture, largest, kind, recipe.model.gradient_checkpointing) * heap
     training = [
         Part("activations", kept, words + (f"; × {heap:g} for what the heap holds beside" if on_cpu else "")),
-        Part("logits", logits_bytes(architecture, largest), "a chunk at a time"),
+        Part("logits", logits_bytes(architecture, largest, place.device), "a chunk at a time"),
     ]
     if kind.mixed:
         # FSDP has those of one layer, and gathers the next.
