@@ -29,6 +29,7 @@ from rlzero.grpo.reference import Reference, make_reference
 from rlzero.grpo.sequences import Rows
 from rlzero.grpo.token_loss import Logprobs, token_loss
 from rlzero.grpo.update_stats import UpdateStats
+from rlzero.models.chance import remove_chance
 from rlzero.models.compiled import CompiledLayers
 from rlzero.report.run_dir import RunDirectory
 from rlzero.rollout.types import Rollout
@@ -80,6 +81,7 @@ class Updater:
         self.recipe, self.accelerator, self.pad_id = recipe, accelerator, pad_id
         grpo = recipe.grpo
         prepare_experts(model)
+        remove_chance(model)
         self.packed = prepare_policy(model)
         compiles, backend = recipe.model.torch_compile, recipe.model.torch_compile_backend
         self._compiled = CompiledLayers(model, backend).in_place if compiles else nullcontext
