@@ -158,4 +158,7 @@ def eos_token_ids(tokenizer: Any, model: PreTrainedModel) -> list[int]:
         )
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
     own = {configured} if isinstance(configured, int) else set(configured)
-    return sorted({tokenizer.eos_token_id} | (own & set(tokenizer.all_special_ids)))
+    # The end of a turn is often special without being one of the named tokens.
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # transformers' own tokenizers have it
+    special = {number for number, token in added.items() if token.special}
+    return sorted({tokenizer.eos_token_id} | (own & (special | set(tokenizer.all_special_ids))))

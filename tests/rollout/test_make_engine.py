@@ -73,8 +73,13 @@ def test_a_tokenizer_without_end_of_sequence_is_refused(tiny):
         _make("builtin", tiny, SimpleNamespace(eos_token_id=None, all_special_ids=[]))
 
 
-@pytest.mark.parametrize(("configured", "ends"), [(None, [7]), (9, [7, 9]), ([7, 9], [7, 9]), (2, [7])])
+@pytest.mark.parametrize(
+    ("configured", "ends"), [(None, [7]), (9, [7, 9]), ([7, 9], [7, 9]), (2, [7]), ([7, 5, 4], [5, 7])]
+)
 def test_the_models_own_end_tokens_count_where_they_are_special_tokens(configured, ends):
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=configured))
 
-    assert eos_token_ids(SimpleNamespace(eos_token_id=7, all_special_ids=[7, 9]), model) == ends
+    # Token 5 is special without a name of its own, as the end of a turn is in many chat models.
+    added = {number: SimpleNamespace(special=number == 5) for number in (4, 5)}
+    tokenizer = SimpleNamespace(eos_token_id=7, all_special_ids=[7, 9], added_tokens_decoder=added)
+    assert eos_token_ids(tokenizer, model) == ends
