@@ -45,7 +45,14 @@ def policy_logprobs(
             found_M2 = model(**inputs, **options).logits[0]
         logprobs_M, entropy_M = found_M2.unbind(-1)
     else:
-        logits_KV = model(**inputs, **options, logits_to_keep=kept).logits.flatten(0, 1)
+        logits = model(**inputs, **options, logits_to_keep=kept).logits
+        if logits.shape[1] != (kept if isinstance(kept, int) else len(kept)):
+            raise ValueError(
+                f"the forward pass of {type(own).__name__} must know logits_to_keep, and gave logits of "
+                f"{logits.shape[1]} positions where {kept if isinstance(kept, int) else len(kept)} were asked for. Let "
+                "it keep these, as transformers' own models do."
+            )
+        logits_KV = logits.flatten(0, 1)
         logits_MV = logits_KV if batch.packed is not None else logits_KV[_among_kept(at_M, batch)]
         logprobs_M, entropy_M = _log_softmax(logits_MV, targets_M, temperature)
     return _as_rows(logprobs_M, batch), _as_rows(entropy_M if entropy_gradient else entropy_M.detach(), batch)

@@ -141,6 +141,8 @@ def _asked(model: PreTrainedModel) -> list[tuple[bool, int | None]]:
 
     def note(module, query, key, value, attention_mask, packed_layout=None, sliding_window=None, **kwargs):
         plain = all(kwargs.get(name) is None for name in _FOREIGN) and kwargs.get("is_causal") is not False
+        # A model that adds something of its own to the mask makes another one of it.
+        plain = plain and (attention_mask is None or attention_mask.shape == (1, 1, 1, 1))
         calls.append((packed_layout is not None and plain, sliding_window))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
 

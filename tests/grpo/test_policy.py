@@ -46,3 +46,18 @@ def test_nothing_stands_where_nothing_was_predicted(tiny_model_dir):
         for values in (logprobs, -entropies):
             assert (values[batch.completion_mask] < 0).all()
             assert (values[~batch.completion_mask] == 0).all()
+
+
+def test_model_that_does_not_keep_the_logits_asked_for_is_refused(tiny_model_dir, monkeypatch):
+    """It would be read at the wrong places."""
+    model = make_trainer(tiny_model_dir, make_recipe()).model
+    setattr(model, "rlzero_plain_head", False)  # noqa: B010 (as prepare_policy does)
+    forward = model.forward
+
+    def keeps_all(*args, logits_to_keep=0, **options):
+        return forward(*args, **options)
+
+    monkeypatch.setattr(model, "forward", keeps_all)
+    (batch,) = pack([TrainingSample(make_groups([[0.0]])[0].group.rollouts[0], 0.0, 1.0)], 1000, PAD)
+    with pytest.raises(ValueError, match=r"must know logits_to_keep, and gave logits of \d+ positions where \d+ were"):
+        policy_logprobs(model, batch, 1.0)

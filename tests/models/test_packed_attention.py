@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DogeConfig,
     FalconH1Config,
     Gemma2Config,
     GPT2Config,
@@ -38,7 +39,7 @@ PACKABLE = {
     ),
     "ours_window": lambda: MoEConfig(**_SHAPE, **_EXPERTS, sliding_window=4),
 }  # fmt: skip
-# Why not: a cap or a sink in attention, a state beside it or in its place, an LSTM.
+# Why not: a cap or a sink in attention, a state beside it or in its place, an LSTM, a mask of its own.
 NOT_PACKABLE = {
     "gemma2": lambda: Gemma2Config(**{**_SHAPE, "head_dim": 8}),
     "gpt_oss": lambda: GptOssConfig(**{**_SHAPE, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
@@ -49,6 +50,7 @@ NOT_PACKABLE = {
     ),
     "lfm2": lambda: Lfm2Config(**_SHAPE, layer_types=["conv", "full_attention"]),
     "ours_lstm": lambda: MoEConfig(**{**_SHAPE, **_EXPERTS, "num_key_value_heads": 4}, attention_kind="lstm"),
+    "doge": lambda: DogeConfig(**_SHAPE),
 }  # fmt: skip
 
 
