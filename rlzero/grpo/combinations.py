@@ -16,6 +16,7 @@ def check_combinations(recipe: Recipe) -> None:
     """Raise ConfigError for the first combination that cannot work."""
     _check_old_logprobs(recipe)
     _check_correction(recipe)
+    _check_cut_sampling(recipe)
     _check_rewards(recipe)
     _check_selection(recipe)
     _check_async(recipe)
@@ -82,6 +83,25 @@ def _check_correction(recipe: Recipe) -> None:
         raise ConfigError(
             f"vllm_importance_sampling_mode={mode!r} weighs token by token, and loss_type={loss_type!r} has one ratio "
             f"for a whole answer: choose {mode.replace('token', 'sequence')!r}."
+        )
+
+
+def _check_cut_sampling(recipe: Recipe) -> None:
+    """A sampler that leaves words out says log-probabilities among the others: every ratio to it would be below 1."""
+    rollout, correction = recipe.rollout, recipe.correction
+    cuts = [name for name, off in (("top_p", 1.0), ("top_k", 0)) if getattr(rollout, name) != off]
+    users = {
+        "vllm_importance_sampling_correction=True": correction.mode is not None,
+        f"off_policy_mask_threshold={correction.off_policy_mask_threshold}": correction.off_policy_mask_threshold,
+        f"max_async_level={recipe.grpo.max_async_level}": recipe.grpo.max_async_level,
+        "old_logprobs='sampler'": recipe.old_logprobs == "sampler",
+    }
+    compares = next((words for words, set_ in users.items() if set_), None)
+    if cuts and compares:
+        raise ConfigError(
+            f"{compares} compares the policy with the sampler, and {cuts[0]}={getattr(rollout, cuts[0])} makes that "
+            "another distribution, whose words are all more likely: ratios would shrink gradients in silence. Leave "
+            f"{' and '.join(cuts)} out."
         )
 
 
