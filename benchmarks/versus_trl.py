@@ -38,7 +38,7 @@ from versus_sides import ROOT, Settings, serve
 # folder, the YAML that asks it, prompts a step, rounds, answers in a microbatch.
 MODELS = {
     "base": (ROOT / "recipes/base", ROOT / "recipes/r1_zero.yaml", 16, 5, 32),
-    "smollm2": (ROOT / "models/smollm2-135m", ROOT / "recipes/smollm2-135m.yaml", 2, 2, 16),
+    "smollm2": (ROOT / "models/smollm2-135m", ROOT / "recipes/smollm2-135m.yaml", 2, 2, 8),
 }
 # What is compared -> side and engine, TRL first.
 ENGINES = {"hf": (("trl", "hf"), ("rlzero", "builtin")), "vllm": (("trl", "vllm"), ("rlzero", "vllm"))}
