@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlzero.rollout.startup import chatter_kept_back, process_left_as_found
+from rlzero.rollout.sync_check import check_decoding, default_tolerance
 from rlzero.rollout.types import Engine
 from rlzero.rollout.vllm_cpu_options import attention_shape
 
@@ -103,7 +104,7 @@ def make_engine(
                 )
     from rlzero.rollout.builtin import BuiltinEngine
 
-    return BuiltinEngine(
+    engine = BuiltinEngine(
         model if own_copy_on is None else copy.deepcopy(model).to(own_copy_on),
         ends,
         max_model_len=max_model_len,
@@ -112,6 +113,9 @@ def make_engine(
         record_routing=record_routing,
         owns_model=own_copy_on is not None,
     )
+    words = model.config.get_text_config().vocab_size
+    check_decoding(engine, words, default_tolerance(dtype, model.dtype), type(model).__name__)
+    return engine
 
 
 def _vllm_can_run(model: PreTrainedModel, required: bool) -> bool:

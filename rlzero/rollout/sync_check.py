@@ -1,4 +1,4 @@
-"""Does the engine compute what the trainer computes? Asked after a weight sync."""
+"""Does the engine compute what the trainer computes? Asked when it is made, and after weight syncs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from data.problem import Problem
 from rlzero.models.logprobs import token_logprobs
-from rlzero.rollout.types import Engine
+from rlzero.rollout.types import Engine, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,3 +72,26 @@ def check_sync(
             mean,
         )
     return mean
+
+
+def check_decoding(engine: Engine, vocabulary: int, tolerance: float, architecture: str) -> None:
+    """Raise ValueError where the engine samples, token by token with a cache, by other log-probabilities than it has
+    for the same tokens at once. Two prompts of unlike length are sampled together; tolerance in nats a token.
+
+    A model that does not take a cache, or cannot be padded on the left, samples nonsense without an error.
+    """
+    tokens = max(1, min(6, engine.max_model_len // 2))
+    prompts = [[token % vocabulary for token in range(2, 2 + length)] for length in (tokens, (tokens + 1) // 2)]
+    groups = engine.generate([Problem("", "")] * 2, prompts, Sampling(n=1, max_tokens=tokens))
+    rollouts = [group.rollouts[0] for group in groups]
+    whole = engine.score([np.concatenate([r.prompt_ids, r.completion_ids]).tolist() for r in rollouts])
+    at_once = [logprobs[-len(r.completion_ids) :] for r, logprobs in zip(rollouts, whole, strict=True)]
+    sampled = np.concatenate([r.sampler_logprobs for r in rollouts])
+    mean = float(np.abs(sampled - np.concatenate(at_once)).mean())
+    if mean > tolerance:  # not for NaN: another process may have the weights
+        raise ValueError(
+            f"the {engine.name} engine must sample by the log-probabilities that the model has, and with "
+            f"{architecture} it does not: mean |difference| {mean:.3g} nats a token, tolerance {tolerance:g}. It "
+            "probably does not take a cache, or no padding on the left: use --rollout vllm if vLLM knows it, or "
+            "another architecture."
+        )

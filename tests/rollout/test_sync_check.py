@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from rlzero.models.logprobs import token_logprobs
 from rlzero.rollout.builtin import BuiltinEngine
-from rlzero.rollout.sync_check import SyncError, check_sync, default_tolerance
+from rlzero.rollout.sync_check import SyncError, check_decoding, check_sync, default_tolerance
 
 SEQUENCES = [[3, 4, 5, 6, 7], [8, 9, 10], [11]]
 
@@ -79,3 +80,17 @@ def test_scoring_without_a_distribution_or_a_token_is_refused(model):
         token_logprobs(model, SEQUENCES, temperature=0.0)
     with pytest.raises(ValueError, match="empty sequence"):
         token_logprobs(model, [[]])
+
+
+def test_model_whose_cache_the_builtin_engine_does_not_know_is_refused_when_the_engine_is_made(model, tiny):
+    """RWKV takes `past_key_values` without a word, and begins anew with every token."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64}
+    torch.manual_seed(0)
+    other = RwkvForCausalLM(RwkvConfig(**sizes, intermediate_size=32))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    with pytest.raises(ValueError, match=r"RwkvForCausalLM it does not: mean .* nats a token.*--rollout vllm"):
+        check_decoding(BuiltinEngine(other, [1]), 64, 1e-3, "RwkvForCausalLM")
+    for length in (2, 3, 40):
+        check_decoding(BuiltinEngine(model, [tiny.eos], max_model_len=length), 64, 1e-5, "llama")
