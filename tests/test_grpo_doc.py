@@ -143,10 +143,13 @@ def test_every_rule_of_the_alarms_stands_on_the_page() -> None:
     listed = [found(code(row[-1])) for row in rows_of("alarm", "says")]
     assert listed == list(alarms.RULES)
     text = " ".join(PAGE.split())
-    assert f"Means are over {alarms.LASTING} steps" in text
+    assert f"Means are over {alarms.LASTING} lines of metrics" in text
     assert alarms.COLLAPSED == 0.25
     assert "below a quarter of the highest such mean before" in text
     assert f"{alarms.MISMATCHED} nats a token apart" in text
+    assert alarms.LONG == 0.75
+    assert f"no better (below an accuracy of {alarms.LEARNED})" in text
+    assert "within three quarters of their peak" in text
 
 
 def test_every_option_has_the_default_that_the_page_says() -> None:

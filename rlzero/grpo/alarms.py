@@ -1,7 +1,8 @@
 """Warnings of a run that goes wrong without failing, in words that say what was seen and what to try.
 
-Rules read the last lines of metrics.jsonl beside the run's own past, and say something or nothing. A rule that has
-spoken is silent until what it saw is over. The thresholds are this project's own.
+Rules read the last lines of metrics.jsonl, one a rollout, beside the run's own past, and say something or nothing. A
+rule that has spoken is silent until what it saw is over. The thresholds are this project's own. Those about a loss of
+0 stand in `rlzero.grpo.zero_loss`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
-Row = Mapping[str, Any]
-# recent: the last LASTING lines, or fewer at first. peaks: by figure, the highest mean over LASTING lines before them.
+from rlzero.grpo.zero_loss import Row, by_nature, equal_rewards, left_out
+
+# recent: the last LASTING lines, or fewer at first. peaks: by figure, the highest mean over LASTING lines before them;
+# and "accuracy_while_long", that of the last LASTING lines before them whose answers were still LONG.
 Rule = Callable[[Sequence[Row], Mapping[str, float]], str | None]
 
-# Steps that a state must last before it is called one.
+# Rollouts that a state must last before it is called one.
 LASTING = 10
 # Of its own peak: below that, entropy, length or format have collapsed.
 COLLAPSED = 0.25
+# Of its own peak: above that, answers are as long as they were.
+LONG = 0.75
+# A mean of accuracies that differs by no more has not changed.
+SAME_ACCURACY = 0.05
+# Above that there is little left to learn.
+LEARNED = 0.9
 # Nats a token (k3) between engine and trainer. Engines that agree are at 1e-7 (float32) to 1e-3 (bfloat16).
 MISMATCHED = 0.01
 # Figures that are held against their own past.
@@ -38,9 +46,10 @@ def no_signal(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
             "in rollouts/, make the problems easier, or raise num_generations"
         )
     groups = recent[-1]["groups_without_signal"]
-    return (
-        f"All {groups} groups had equal rewards for {len(recent)} steps, so nothing is learned. The problems are {why}."
-    )
+    learned = "nothing is learned"
+    if any(row["grad_norm"] for row in recent):
+        learned = "they teach nothing: what moves the policy is the pull to the reference or the entropy bonus alone"
+    return f"All {groups} groups had equal rewards for {_lasted(recent)}, so {learned}. The problems are {why}."
 
 
 def not_finite(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
@@ -55,36 +64,10 @@ def not_finite(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     )
 
 
-def zero_loss(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
-    """The loss is 0, and somebody will wonder whether it is broken."""
-    row = recent[-1]
-    if row["skipped"]:
-        return None
-    if not row["trained_tokens"] and row["groups_with_signal"]:
-        return (
-            f"Loss and gradient are 0 in step {row['step']}: every answer that had an advantage was cut off at the "
-            "length limit, and mask_truncated_completions leaves such answers out. Raise max_completion_length, or "
-            "switch that off."
-        )
-    if not row["trained_tokens"]:
-        return (
-            f"Loss and gradient are 0 in step {row['step']}: within every group all rewards were equal (mean "
-            f"{row['reward']:.3g}), so no answer had an advantage. Such a step changes nothing; the next ones may."
-        )
-    loss, grad_norm = row["loss"], row["grad_norm"]
-    if loss is None or grad_norm is None or abs(loss) >= 1e-5 or grad_norm < 1e-5:
-        return None
-    return (
-        f"The loss is 0 in step {row['step']} and nothing is broken: with one update per rollout every ratio is 1, and "
-        f"the advantages of a group add up to 0. The gradient does not (norm {grad_norm:.3g}). Watch reward and "
-        "accuracy, not the loss."
-    )
-
-
 def entropy_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     """Answers have become nearly the same while there is still much to learn."""
     accuracy = _mean(recent, "accuracy")
-    if not _collapsed("entropy", recent, peaks) or accuracy > 0.9:
+    if not _collapsed("entropy", recent, peaks) or accuracy > LEARNED:
         return None
     return (
         f"Entropy fell from {peaks['entropy']:.3g} to {_mean(recent, 'entropy'):.3g} nats a token at an accuracy of "
@@ -94,14 +77,20 @@ def entropy_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str |
 
 
 def length_collapse(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
-    """Answers have become short, and worse."""
-    worse = _mean(recent, "accuracy") < peaks.get("accuracy", 0.0) - 0.05
-    if not worse or not _collapsed("completion_length", recent, peaks):
+    """Answers have become short, and not since the model does better with less."""
+    if not _collapsed("completion_length", recent, peaks):
+        return None
+    now, best, before = _mean(recent, "accuracy"), peaks["accuracy"], peaks["accuracy_while_long"]
+    if now < best - SAME_ACCURACY:
+        what = f"the accuracy from {best:.2f} to {now:.2f}"
+    elif now <= min(before + SAME_ACCURACY, LEARNED):
+        what = f"the accuracy did not rise with it ({before:.2f} while they were long, {now:.2f} now)"
+    else:
         return None
     return (
         f"Answers fell from {peaks['completion_length']:.0f} to {_mean(recent, 'completion_length'):.0f} tokens, and "
-        f"the accuracy from {peaks['accuracy']:.2f} to {_mean(recent, 'accuracy'):.2f}: thinking is being given up. "
-        "Look at the answers in rollouts/, and at what the rewards pay for by mistake (python -m rewards audit)."
+        f"{what}: thinking is being given up. Look at the answers in rollouts/, and at what the rewards pay for by "
+        "mistake (python -m rewards audit)."
     )
 
 
@@ -121,7 +110,7 @@ def cut_off(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     if len(recent) < LASTING or share < 0.5:
         return None
     return (
-        f"{share:.0%} of the answers of the last {len(recent)} steps were cut off at the length limit, where few can "
+        f"{share:.0%} of the answers of the last {_lasted(recent)} were cut off at the length limit, where few can "
         "be right: raise max_completion_length, or see in rollouts/ why they do not end."
     )
 
@@ -132,7 +121,7 @@ def unfilled(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     if len(recent) < LASTING or max(shares) == 1 or not any(shares):
         return None
     return (
-        f"Dynamic sampling could not fill any of the last {len(recent)} steps: it asked "
+        f"Dynamic sampling could not fill any of the last {_lasted(recent)}: it asked "
         f"{recent[-1]['sampling/groups']:.0f} problems and trained on {fmean(shares):.0%} of the groups wanted, at an "
         f"accuracy of {_mean(recent, 'accuracy'):.2f}. Choose problems nearer to what this model can do (curriculum), "
         "or raise num_generations or max_generation_batches."
@@ -146,17 +135,17 @@ def mismatch(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
         return None
     return (
         f"Engine and trainer disagree about the tokens that the engine sampled, by a KL of {kl:.2g} nats a token over "
-        f"{len(recent)} steps: training on them as if they were the policy's own may collapse. Set "
+        f"{_lasted(recent)}: training on them as if they were the policy's own may collapse. Set "
         "vllm_importance_sampling_correction, router_replay for a mixture of experts, or compute in float32."
     )
 
 
 RULES: tuple[Rule, ...] = (
-    no_signal, not_finite, zero_loss, entropy_collapse, length_collapse, format_collapse, cut_off, unfilled,
-    mismatch,
+    no_signal, not_finite, by_nature, equal_rewards, left_out, entropy_collapse, length_collapse, format_collapse,
+    cut_off, unfilled, mismatch,
 )  # fmt: skip
 # Said once in a run, however often it comes back.
-ONCE: tuple[Rule, ...] = (zero_loss,)
+ONCE: tuple[Rule, ...] = (by_nature, equal_rewards, left_out)
 
 
 class Alarms:
@@ -191,8 +180,16 @@ class Alarms:
         if len(self._block) == LASTING:
             for name, mean in self._closed.items():
                 self._peaks[name] = max(self._peaks.get(name, mean), mean)
+            if self._closed and self._closed["completion_length"] >= LONG * self._peaks["completion_length"]:
+                self._peaks["accuracy_while_long"] = self._closed["accuracy"]
             self._closed = {name: _mean(self._block, name) for name in WATCHED}
             self._block = []
+
+
+def _lasted(recent: Sequence[Row]) -> str:
+    """How many lines these are, in words: each is a rollout, and a step where a rollout has one update."""
+    steps = recent[-1]["step"] - recent[0]["step"] + 1
+    return f"{len(recent)} {'steps' if steps == len(recent) else 'rollouts'}"
 
 
 def _mean(rows: Sequence[Row], name: str) -> float:

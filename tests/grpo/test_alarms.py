@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlzero.grpo.alarms import LASTING, RULES, Alarms
+from rlzero.grpo.alarms import LASTING, ONCE, RULES, Alarms
 from rlzero.report.run_dir import read_metrics
+from tests.grpo.pieces import make_groups, make_recipe, make_trainer, updated
 from tests.grpo.test_run import SIGNAL
 
 HEALTHY = {
@@ -90,7 +91,49 @@ def test_slow_decline_is_held_against_the_highest_and_not_the_newest_past():
 
 
 def test_there_is_a_case_for_every_rule():
-    assert {rule.__name__ for rule in RULES} == {*CASES, "zero_loss"}
+    assert {rule.__name__ for rule in RULES if rule not in ONCE} == set(CASES)
+    assert {rule.__name__ for rule in ONCE} == set(ZERO_CASES)
+
+
+def test_rollouts_of_several_steps_are_not_called_steps():
+    alarms, said = Alarms(), []
+    for step in range(4, 4 * LASTING + 1, 4):
+        said += alarms.observe({**HEALTHY, **NO_SIGNAL, "step": step, "truncated": 0.9})
+    assert [message.count("10 rollouts") for message in said] == [0, 1, 1]
+    assert not any("10 steps" in message for message in said)
+
+
+def test_equal_rewards_where_another_term_has_a_gradient_are_not_said_to_teach_nothing_at_all():
+    pulled = {**NO_SIGNAL, "trained_tokens": 900, "grad_norm": 0.01, "loss": 0.001, "kl": 0.02, "entropy": 0.8}
+    (said,) = watch((LASTING, pulled))
+    assert "what moves the policy is the pull to the reference or the entropy bonus alone" in said
+    assert "nothing is learned" not in said
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.3, 0.85])
+def test_answers_that_become_short_at_the_same_accuracy_are_called_so(accuracy):
+    (said,) = watch((30, {"accuracy": accuracy}), (40, {"accuracy": accuracy, "completion_length": 5.0}))
+    assert "Answers fell from 60 to 10 tokens, and the accuracy did not rise with it" in said
+    assert f"({accuracy:.2f} while they were long, {accuracy:.2f} now)" in said
+
+
+def test_earlier_rise_of_the_accuracy_does_not_explain_a_later_loss_of_length():
+    (said,) = watch((30, {}), (30, {"accuracy": 0.8}), (30, {"accuracy": 0.8, "completion_length": 5.0}))
+    assert "the accuracy did not rise with it (0.80 while they were long, 0.80 now)" in said
+
+
+@pytest.mark.parametrize("end", [0.5, 0.95])
+def test_answers_that_shorten_while_the_accuracy_rises_are_healthy(end):
+    lengths = [60, 50, 40, 30, 20, 12, 10, 10, 10]
+    risen = [0.3 + (end - 0.3) * min(i / 5, 1) for i in range(len(lengths))]
+    rows = zip(lengths, risen, strict=True)
+    assert watch(*((10, {"completion_length": length, "accuracy": accuracy}) for length, accuracy in rows)) == []
+    assert watch((30, {"accuracy": 0.95}), (40, {"accuracy": 0.95, "completion_length": 9.0})) == []
+
+
+def test_answers_that_grow_as_in_the_default_recipe_are_healthy():
+    rows = ((10, {"completion_length": length, "accuracy": 0.3 + length / 50}) for length in (14, 18, 24, 30, 30))
+    assert watch(*rows) == []
 
 
 def test_problems_that_are_too_easy_are_called_so():
@@ -98,18 +141,69 @@ def test_problems_that_are_too_easy_are_called_so():
     assert "too easy for this model (accuracy 1.00): make them harder" in said
 
 
-def test_loss_of_zero_is_explained_once_where_it_happens():
-    (said,) = watch((5, {}), (30, {"loss": 1e-9}))
-    assert "The loss is 0 in step 6 and nothing is broken" in said
-    assert "norm 0.4" in said
-    (said,) = watch((3, NO_SIGNAL), (3, {}), (3, NO_SIGNAL))
-    assert "Loss and gradient are 0 in step 1: within every group all rewards were equal (mean 0.4)" in said
+# Once in a run, in the first step that it is true of.
+ZERO_CASES = {
+    "by_nature": ({"loss": 1e-9}, ["The loss is 0 in step 6 and nothing is broken", "norm 0.4"]),
+    "equal_rewards": (
+        NO_SIGNAL, ["Loss and gradient are 0 in step 6: within every group all rewards were equal (mean 0.4)"],
+    ),
+    "left_out": (
+        {"trained_tokens": 0, "loss": 0.0, "grad_norm": 0.0},
+        ["Loss and gradient are 0 in step 6: every answer that had an advantage was cut off", "mask_truncated_compl"],
+    ),
+}  # fmt: skip
 
 
-def test_loss_of_zero_because_all_that_counts_was_cut_off_is_explained_as_that():
-    (said,) = watch((2, {"trained_tokens": 0, "loss": 0.0, "grad_norm": 0.0}))
-    assert "Loss and gradient are 0 in step 1: every answer that had an advantage was cut off" in said
-    assert "mask_truncated_completions" in said
+@pytest.mark.parametrize("name", ZERO_CASES)
+def test_loss_of_zero_is_explained_once_where_it_happens(name):
+    changes, parts = ZERO_CASES[name]
+    (said,) = watch((5, {}), (3, changes), (3, {}), (3, changes))
+    assert all(part in said for part in parts), said
+
+
+def test_each_reason_for_a_loss_of_zero_is_said_though_another_was_said_before():
+    said = watch(*((2, changes) for changes, _ in ZERO_CASES.values()))
+    assert [message.split(" in step ")[1].split()[0].rstrip(":") for message in said] == ["1", "3", "5"]
+
+
+TRAINED = {"loss": 0.0, "grad_norm": 0.0, "trained_tokens": 900}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"groups_with_signal": 0.0, "kl": 0.0},
+         ["all rewards were equal (mean 0.4)", "still its reference, so that the KL is 0 too (0) and pulls nowhere"]),
+        ({"groups_with_signal": 0.0, "entropy": 0.0}, ["all rewards were equal", "entropy bonus pulls nowhere"]),
+        ({"corrected": 1.0, "ratio_max": 1.0},
+         ["although answers had advantages: 100% of the tokens", "vllm_importance_sampling_clip_min", "mismatch_kl"]),
+        ({"corrected": 0.0, "ratio_max": 2e-9}, ["the largest importance weight is 2e-09", "token_ mode"]),
+        ({"off_policy_masked": 0.4, "clip_ratio": 0.6},
+         ["60% of the tokens are clipped", "; 40% of the tokens are in answers", "off_policy_mask_threshold"]),
+        ({"masked": 0.5, "kl": 0.0}, ["50% of the answers were cut off", "mask_truncated_completions"]),
+        ({}, ["no mask and no clip explains that", "advantages"]),
+    ],
+)  # fmt: skip
+def test_gradient_of_zero_on_tokens_that_were_trained_on_is_explained_by_what_left_nothing(changes, parts):
+    (said,) = watch((5, {}), (9, {**TRAINED, **changes}))
+    assert said.startswith("Loss and gradient are 0 in step 6")
+    assert all(part in said for part in parts), said
+
+
+def test_clipped_away_gradient_is_not_called_a_loss_of_zero():
+    (said,) = watch((1, {**TRAINED, "loss": -0.4, "clip_ratio": 1.0}))
+    assert said.startswith("The gradient is 0 in step 1 although answers had advantages: 100% of the tokens are clip")
+
+
+def test_figures_of_a_real_update_whose_answers_are_all_masked_are_explained(tiny_model_dir):
+    recipe = make_recipe(
+        vllm_importance_sampling_correction=True, vllm_importance_sampling_clip_min=0.9999,
+        vllm_importance_sampling_clip_max=1.0,
+    )  # fmt: skip
+    # The sampler of these groups was another policy.
+    figures = updated(make_trainer(tiny_model_dir, recipe), make_groups([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]]))
+    (said,) = watch((1, figures))
+    assert "Loss and gradient are 0 in step 1 although answers had advantages: 100% of the tokens have an impor" in said
 
 
 def test_dynamic_sampling_that_fills_now_and_then_or_finds_nothing_is_not_called_unfilled():
@@ -140,3 +234,12 @@ def test_loss_that_is_zero_by_nature_is_explained_in_the_log_of_a_run(tiny_run):
     outcome = tiny_run(**SIGNAL, loss_type="grpo", advantage="dr_grpo", max_steps=2)
     assert outcome.code == 0
     assert outcome.out.count("and nothing is broken") == 1
+
+
+def test_pull_to_a_reference_that_the_policy_still_is_is_explained_in_the_log_of_a_run(tiny_run, reward_file):
+    spec = reward_file("def reward(completions, **columns):\n    return [0.5] * len(completions)\n")
+    outcome = tiny_run(reward_funcs=[spec], beta=0.04, max_steps=3)
+    assert outcome.code == 0
+    rows = read_metrics(tiny_run.output)
+    assert all(row["trained_tokens"] > 0 and row["grad_norm"] < 1e-5 for row in rows)
+    assert " ".join(outcome.out.split()).count("the policy is still its reference, so that the KL is 0 too") == 1
