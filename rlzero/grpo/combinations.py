@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from rewards.overlong import overlong
 from rlzero.grpo.concern import ConfigError
 from rlzero.grpo.objective_config import SEQUENCE_LEVEL
 
 if TYPE_CHECKING:
+    from rewards.registry import Reward
     from rlzero.grpo.config import Recipe
 
 
@@ -49,6 +52,23 @@ def check_processes(recipe: Recipe, processes: int) -> None:
             f"prompts_per_step={wanted} must be a multiple of the {processes} processes, since a group stays on one of "
             f"them: set it to {max(wanted // max(processes, 1), 1) * max(processes, 1)}, or launch another number."
         )
+
+
+def check_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> None:
+    """Whether the soft punishment of overlong answers begins at a length that answers of this run can have."""
+    longest = max(length for _, length in recipe.rollout.length_schedule)
+    for function in (reward.function for reward in rewards):
+        if not isinstance(function, partial) or function.func is not overlong:
+            continue
+        limit, cache = (function.keywords.get(name) for name in ("max_completion_length", "cache"))
+        # What else they may be the reward itself refuses.
+        if isinstance(limit, int) and isinstance(cache, int) and 0 < cache <= limit and limit - cache >= longest:
+            raise ConfigError(
+                f"the reward overlong(max_completion_length={limit}, cache={cache}) punishes answers of more than "
+                f"{limit - cache} tokens, and those of this run have at most {longest}, so that it would be 0 "
+                f"throughout: name it overlong(max_completion_length={longest}, cache={min(cache, -(-longest // 5))}), "
+                "or leave it out."
+            )
 
 
 def most_groups(recipe: Recipe) -> int:
@@ -126,7 +146,15 @@ def _check_max_rl(weights: Sequence[float], kl_in_reward: bool) -> None:
 
 
 def _check_selection(recipe: Recipe) -> None:
-    if recipe.selection.dynamic_sampling and recipe.objective.advantage == "reinforce++":
+    if not recipe.selection.dynamic_sampling:
+        return
+    if recipe.reference.in_reward:
+        raise ConfigError(
+            "dynamic_sampling=True leaves out groups whose answers have equal rewards, before kl_in_reward=True "
+            "subtracts a KL that makes them differ: put the KL into the loss (kl_in_reward=False), or switch "
+            "dynamic_sampling off."
+        )
+    if recipe.objective.advantage == "reinforce++":
         raise ConfigError(
             "dynamic_sampling=True leaves out groups whose answers have equal rewards, and advantage='reinforce++' "
             "learns from them too, beside the other groups: switch it off, or choose 'reinforce++_baseline'."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rlzero.grpo.advantage import ADVANTAGES, FREE_SCALE, SCALES
 from rlzero.grpo.concern import Concern, ConfigError, above, acts_only_with, at_least, choose, option
@@ -19,8 +19,10 @@ _OWN_SCALES = {"dr_grpo": "none", "reinforce++": "batch", "reinforce++_baseline"
 # Objectives whose ratio is that of a whole answer, and how far GSPO lets it go (2507.18071 v2, §5.1): it moves hundreds
 # of times less than a token's, so that PPO's 0.2 would clip nothing.
 SEQUENCE_LEVEL, GSPO_CLIP = ("gspo", "gspo_token"), (3e-4, 4e-4)
-# Objectives without the clip that delta bounds from above.
-_UNCLIPPED = ("cispo", "sapo")
+# Objectives that clip no ratio, and the bounds of one that they have no use for.
+_UNUSED = {"cispo": ("epsilon", "delta"), "sapo": ("epsilon", "epsilon_high", "delta")}
+# Why the bounds of an importance weight lie on both sides of 1.
+_AROUND_ONE = "where engine and trainer agree the weight is 1, and such tokens must be kept as they are"
 
 
 @dataclass
@@ -42,10 +44,14 @@ class ObjectiveConfig(Concern):
         "gradient; sapo: a smooth gate.",
     )
     epsilon: float | None = option(
-        None, "Lower clip of the ratio; acts with more than one update per rollout. Default: 0.2; for gspo 3e-4."
+        None,
+        "Lower clip of the ratio; acts with more than one update per rollout. Default: 0.2; for gspo 3e-4. Not for "
+        "cispo and sapo, which clip no ratio.",
     )
     epsilon_high: float | None = option(
-        None, "Upper clip. Default: epsilon, and for gspo 4e-4 with its epsilon. For cispo the largest weight itself."
+        None,
+        "Upper clip. Default: epsilon, and for gspo 4e-4 with its epsilon. For cispo the largest weight itself; not "
+        "for sapo.",
     )
     delta: float | None = option(None, "Dual clip: largest ratio where the advantage is negative.")
     sapo_temperature_pos: float = option(1.0, "Steepness of sapo's gate where the advantage is positive.")
@@ -86,42 +92,46 @@ class ObjectiveConfig(Concern):
             )
 
     def _check_bounds(self) -> None:
-        if self.epsilon_high is None and self.loss_type == "cispo":
+        for name in _UNUSED.get(self.loss_type, ()):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} bounds a clipped ratio, and loss_type={self.loss_type!r} clips "
+                    "none: leave it out."
+                )
+        if self.loss_type == "cispo":
+            self._check_largest_weight()
+        elif self.loss_type not in _UNUSED:
+            self._check_clip()
+        for name in ("sapo_temperature_pos", "sapo_temperature_neg"):
+            above(name, getattr(self, name), 0)
+
+    def _check_largest_weight(self) -> None:
+        if self.epsilon_high is None:
             raise ConfigError(
                 "loss_type='cispo' takes epsilon_high as the largest importance weight, and it is not set: set it, to "
                 "5 as ScaleRL (2510.13786) does."
             )
+        why = "for loss_type='cispo' it is the largest importance weight itself, which is about 1 on policy"
+        at_least("epsilon_high", self.epsilon_high, 1, why)
+
+    def _check_clip(self) -> None:
+        """What is not given takes its default here, since that depends on the objective."""
         low, high = GSPO_CLIP if self.loss_type in SEQUENCE_LEVEL else (0.2, 0.2)
         if self.epsilon_high is None:
             self.epsilon_high = high if self.epsilon is None else self.epsilon
         if self.epsilon is None:
             self.epsilon = low
-        if self.loss_type == "cispo":
-            why = "for loss_type='cispo' it is the largest importance weight itself, which is about 1 on policy"
-            at_least("epsilon_high", self.epsilon_high, 1, why)
-        for name in ("epsilon", "epsilon_high", "sapo_temperature_pos", "sapo_temperature_neg"):
-            above(name, getattr(self, name), 0)
-        if self.delta is None:
-            return
-        if self.loss_type in _UNCLIPPED:
-            raise ConfigError(
-                f"delta={self.delta} bounds a clipped ratio, and loss_type={self.loss_type!r} clips none: leave it out."
-            )
-        why = "up to there the clip itself lets a ratio go (1 + epsilon_high)"
-        above("delta", self.delta, 1 + self.epsilon_high, why)
+        above("epsilon", self.epsilon, 0)
+        above("epsilon_high", self.epsilon_high, 0)
+        if self.delta is not None:
+            why = "up to there the clip itself lets a ratio go (1 + epsilon_high)"
+            above("delta", self.delta, 1 + self.epsilon_high, why)
 
     @property
     def bounds(self) -> Bounds:
         """How far the policy may move, as the objectives take it."""
-        assert self.epsilon is not None, "set by check()"
-        assert self.epsilon_high is not None, "set by check()"
-        return Bounds(
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            delta=self.delta,
-            sapo_temperature_pos=self.sapo_temperature_pos,
-            sapo_temperature_neg=self.sapo_temperature_neg,
-        )
+        known = {f.name: getattr(self, f.name) for f in fields(Bounds)}
+        return Bounds(**{name: bound for name, bound in known.items() if bound is not None})
 
 
 @dataclass
@@ -201,9 +211,12 @@ class CorrectionConfig(Concern):
     def check(self) -> None:
         choose("vllm_importance_sampling_mode", self.vllm_importance_sampling_mode, CORRECTIONS)
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
-        for end, bound in (("min", low), ("max", high)):
-            if bound is not None:
-                above(f"vllm_importance_sampling_clip_{end}", bound, 0)
+        if low is not None:
+            above("vllm_importance_sampling_clip_min", low, 0)
+        if high is not None:
+            at_least("vllm_importance_sampling_clip_max", high, 1, _AROUND_ONE)
+        if low is not None and low > 1:
+            raise ConfigError(f"vllm_importance_sampling_clip_min={low} must be at most 1: {_AROUND_ONE}.")
         if low is not None and high is not None and low >= high:
             raise ConfigError(
                 f"vllm_importance_sampling_clip_min={low} must be below vllm_importance_sampling_clip_max={high}: "

@@ -17,7 +17,7 @@ from data.sources import load_source
 from data.templates import Template, get_template
 from rewards.registry import Reward, load_rewards, probe
 from rlzero.grpo.checkpoint import load_checkpoint
-from rlzero.grpo.combinations import check_combinations, check_pool, check_processes
+from rlzero.grpo.combinations import check_combinations, check_pool, check_processes, check_rewards
 from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
 from rlzero.grpo.curriculum import Curriculum
 from rlzero.grpo.ending import watch_others
@@ -72,9 +72,11 @@ def check(recipe: Recipe) -> Checked:
     engine = resolve_engine(recipe.rollout.rollout)
     if recipe.rollout.vllm_enable_sleep_mode:
         check_sleep_mode(engine)
+    rewards = load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights)
+    check_rewards(recipe, rewards)
     return Checked(
         template=get_template(recipe.data.template),
-        rewards=load_rewards(recipe.reward.reward_funcs, recipe.reward.reward_weights),
+        rewards=rewards,
         engine=engine,
         trackers=tracker_names(recipe.run.report_to),
         bf16=recipe.model.computes_in_bfloat16,

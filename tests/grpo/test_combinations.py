@@ -35,6 +35,15 @@ MANY = {"dynamic_sampling": True, "max_generation_batches": 3}
         ({"advantage": "max_rl", "beta": 0.1, "kl_in_reward": True}, ["advantage='max_rl'", "put the KL into the"]),
         ({"advantage": "reinforce++", "dynamic_sampling": True},
          ["dynamic_sampling=True", "advantage='reinforce++'", "choose 'reinforce++_baseline'"]),
+        ({"dynamic_sampling": True, "beta": 0.1, "kl_in_reward": True},
+         ["dynamic_sampling=True leaves out groups", "kl_in_reward=True subtracts a KL", "(kl_in_reward=False)"]),
+        ({"reward_funcs": ["accuracy", "overlong(max_completion_length=20480, cache=4096)"]},
+         ["overlong(max_completion_length=20480, cache=4096) punishes answers of more than 16384 tokens",
+          "have at most 12", "name it overlong(max_completion_length=12, cache=3)"]),
+        ({"reward_funcs": ["accuracy", "rewards.overlong.overlong(max_completion_length=20, cache=8)"]},
+         ["more than 12 tokens", "have at most 12"]),
+        ({"reward_funcs": "overlong(max_completion_length=12, cache=4)", "max_completion_length_schedule": ["0:8"]},
+         ["more than 8 tokens", "have at most 8", "overlong(max_completion_length=8, cache=2)"]),
         ({"lora_r": 4, "beta": 0.1, "sync_ref_model": True},
          ["lora_r=4 makes the model without its adapters the reference", "sync_ref_model=True asks for another one"]),
         ({"lora_r": 4, "beta": 0.1, "ref_model_name_or_path": "elsewhere"},
@@ -55,3 +64,7 @@ def test_settings_that_make_no_sense_together_are_refused_before_anything_is_wri
 
 def test_dry_run_finds_wrong_combinations_too(tiny_run):
     refused(tiny_run("--dry_run", num_iterations=2, old_logprobs="policy"), "old_logprobs='policy'")
+
+
+def test_punishment_that_reaches_the_longest_answer_by_a_token_is_accepted(tiny_run):
+    assert tiny_run("--dry_run", reward_funcs=["overlong(max_completion_length=20, cache=9)"]).code == 0

@@ -67,6 +67,12 @@ def test_ratio_of_a_whole_answer_is_clipped_where_gspo_clips_it(parse, loss_type
     assert (objective.epsilon, objective.epsilon_high) == clip
 
 
+@pytest.mark.parametrize(("loss_type", "given"), [("cispo", {"epsilon_high": 5.0}), ("sapo", {})])
+def test_settings_that_a_run_wrote_down_are_accepted_again_where_no_ratio_is_clipped(parse, loss_type, given):
+    recipe = parse(json.dumps({"loss_type": loss_type, **given}))
+    assert parse(json.dumps(as_plain_config(recipe))) == recipe
+
+
 def test_yaml_wins_over_the_default_and_the_command_line_over_yaml(parse):
     assert parse("max_steps: 7\nseed: 3").grpo.max_steps == 7
     recipe = parse("max_steps: 7\nseed: 3", "--max_steps", "9")
@@ -189,6 +195,13 @@ def test_two_recipes_share_no_list(parse):
         ("delta: 1.2", [], r"delta=1.2 must be above 1.2: up to there the clip itself lets a ratio go"),
         ("delta: 1.25\nepsilon_high: 0.28", [], r"delta=1.25 must be above 1.28"),
         ("delta: 4\nloss_type: sapo", [], r"delta=4.0 bounds a clipped ratio, and loss_type='sapo' clips none: leave"),
+        ("epsilon: 0.1\nloss_type: sapo", [], r"epsilon=0.1 bounds a clipped ratio, and loss_type='sapo' clips none:"),
+        ("epsilon_high: 0.28\nloss_type: sapo", [], r"epsilon_high=0.28 bounds .* loss_type='sapo' clips none: leave"),
+        (
+            "{loss_type: cispo, epsilon: 0.2, epsilon_high: 5}",
+            [],
+            r"epsilon=0.2 bounds a clipped ratio, and loss_type='cispo' clips none: leave it out",
+        ),
         ("sapo_temperature_neg: 0", [], r"sapo_temperature_neg=0.0 must be above 0"),
         ("old_logprobs: engine", [], r"old_logprobs='engine' does not exist; choose one of: auto, policy, sampler"),
         ("top_entropy_quantile: 0", [], r"top_entropy_quantile=0.0 must lie in \(0, 1\]"),
@@ -211,7 +224,13 @@ def test_two_recipes_share_no_list(parse):
         ("ref_model_sync_steps: 0", [], r"ref_model_sync_steps=0 must be at least 1"),
         ("ref_model_mixup_alpha: 0", [], r"ref_model_mixup_alpha=0.0 must lie in \(0, 1\]"),
         ("vllm_importance_sampling_mode: token", [], r"vllm_importance_sampling_mode='token' does not exist; choose"),
-        ("vllm_importance_sampling_clip_min: 3", [], r"clip_min=3.0 must be below .*clip_max=3.0: between them lie"),
+        (
+            "{vllm_importance_sampling_clip_min: 1, vllm_importance_sampling_clip_max: 1}",
+            [],
+            r"clip_min=1.0 must be below .*clip_max=1.0: between them lie",
+        ),
+        ("vllm_importance_sampling_clip_max: 0.5", [], r"clip_max=0.5 must be at least 1: where engine and trainer"),
+        ("vllm_importance_sampling_clip_min: 1.5", [], r"clip_min=1.5 must be at most 1: where engine and trainer"),
         ("vllm_importance_sampling_clip_min: 0", [], r"vllm_importance_sampling_clip_min=0.0 must be above 0"),
         (
             "{vllm_importance_sampling_correction: true, vllm_importance_sampling_mode: token_truncate, "

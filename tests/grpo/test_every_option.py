@@ -17,10 +17,12 @@ from tests.grpo.test_run import SIGNAL
 OFF_POLICY = {"steps_per_generation": 2, "num_iterations": 2, "max_steps": 8, "learning_rate": 0.01}
 CORRECTED = {"vllm_importance_sampling_correction": True}
 
+# Upper bounds of objectives that do not clip.
+UPPER = {"cispo": 5.0, "sapo": None}
+
 # name -> settings, and the figures that must be in every line
 RUNS: dict[str, tuple[dict, list[str]]] = {
-    **{f"loss {name}": ({"loss_type": name, "epsilon_high": 5.0 if name == "cispo" else 0.28, **OFF_POLICY},
-                        ["clip_high"])
+    **{f"loss {name}": ({"loss_type": name, "epsilon_high": UPPER.get(name, 0.28), **OFF_POLICY}, ["clip_high"])
        for name in TOKEN_WEIGHTS},
     **{f"advantage {name}": ({"advantage": name}, ["loss"]) for name in ADVANTAGES},
     **{f"scale {name}": ({"advantage": "rloo", "scale_rewards": name}, ["loss"]) for name in SCALES},
