@@ -26,7 +26,7 @@ from rlzero.grpo.loss import TOKEN_WEIGHTS
 from rlzero.grpo.objective import OBJECTIVES
 from rlzero.grpo.objective_config import OLD_LOGPROBS, CorrectionConfig, ObjectiveConfig, ReferenceConfig
 from rlzero.grpo.parse import CONCERNS
-from rlzero.grpo.presets import PRESETS
+from rlzero.grpo.presets import GOES_WITH, PRESETS
 from rlzero.grpo.run import main
 from tests.docs_examples import ROOT, blocks, run_examples
 from tests.test_models_doc import functions_of
@@ -150,6 +150,15 @@ def test_every_rule_of_the_alarms_stands_on_the_page() -> None:
     assert alarms.LONG == 0.75
     assert f"no better (below an accuracy of {alarms.LEARNED})" in text
     assert "within three quarters of their peak" in text
+
+
+def test_every_setting_of_a_preset_that_steps_aside_stands_on_the_page() -> None:
+    listed = {
+        name: code(row[1])
+        for row in rows_of("of the preset", "steps aside for another")
+        for name in re.findall(r"`([^`]+)`", row[0])
+    }
+    assert listed == GOES_WITH
 
 
 def test_every_option_has_the_default_that_the_page_says() -> None:

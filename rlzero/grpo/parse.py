@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,7 +25,10 @@ from rlzero.grpo.config import (
     SelectionConfig,
 )
 from rlzero.grpo.objective_config import CorrectionConfig, ObjectiveConfig, ReferenceConfig
-from rlzero.grpo.presets import PRESETS, options
+from rlzero.grpo.presets import PRESETS, options_beside
+
+if TYPE_CHECKING:
+    from trl import TrlParser
 
 # In the order of the fields of `Recipe`.
 CONCERNS = (
@@ -57,7 +61,7 @@ def parse_settings(
     parser.error = _refuse  # argparse would print all its usage and exit
     try:
         if presets:
-            parser.set_defaults_with_config(**_preset(arguments))
+            parser.set_defaults_with_config(**_preset(parser, arguments))
         return tuple(parser.parse_args_and_config(arguments))
     except OSError as error:
         raise ConfigError(
@@ -74,21 +78,19 @@ def parse_settings(
         raise ConfigError(_unknown_keys(unknown[1], concerns)) from None
 
 
-def _preset(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings of the preset that the command line names, or else the YAML file; none without."""
+def _preset(parser: TrlParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of the preset that the command line names, or else the YAML file, as far as they go with the other
+    settings there; none without a preset."""
     with open(arguments[arguments.index("--config") + 1]) as file:
         named = yaml.safe_load(file)
-    name = named.get("preset") if isinstance(named, dict) else None
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        if word.startswith("--preset="):
-            name = word.removeprefix("--preset=")
-        # Where no name follows, the parser says so.
-        elif word == "--preset" and not following.startswith("--"):
-            name = following
+    given = {str(key): value for key, value in named.items()} if isinstance(named, dict) else {}
+    unsaid = dict.fromkeys(f.name for concern in CONCERNS for f in fields(concern))
+    said = vars(parser.parse_known_args(arguments, Namespace(**unsaid | given))[0])
+    name = said["preset"]
     if name is None:
         return {}
     choose("preset", str(name), PRESETS)
-    return options(name)
+    return options_beside(name, {option: value for option, value in said.items() if value is not None})
 
 
 def _refuse(message: str) -> None:

@@ -6,6 +6,7 @@ gives the objective and the shape of a step, to be scaled down by whoever uses i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,12 @@ PRESETS: dict[str, dict[str, Setting]] = {
             ["accuracy", "overlong(max_completion_length=20480, cache=4096)"], _DAPO + " and eq. 7 and 13"
         ),
         "reward_weights": Setting([2.0, 1.0], "DAPO (2503.14476), eq. 7: ±1, so 2 between right and wrong"),
-        "dynamic_sampling": Setting(True, "DAPO (2503.14476), §3.2"),
-        "max_generation_batches": Setting(10, _DAPO_SCRIPT + ": max_num_gen_batches"),
+        "dynamic_sampling": Setting(
+            True, "DAPO (2503.14476), §3.2, by accuracy; here groups that differ in `overlong` alone count too"
+        ),
+        "max_generation_batches": Setting(
+            30, _DAPO_SCRIPT + ": max_num_gen_batches=10, each of gen_prompt_bsz = 3 × train_prompt_bsz, so 10 × 3"
+        ),
     },
     "dr_grpo": {
         "advantage": Setting("dr_grpo", _DR_EQUATION),
@@ -120,7 +125,25 @@ PRESETS: dict[str, dict[str, Setting]] = {
     },
 }
 
+# Settings that mean something beside another one alone, and that one. Where a recipe has its own value for that, these
+# of the preset step aside: R1-Zero's 32,768 tokens are no limit for a recipe of 80, nor DAPO's ε one for GSPO's ratios.
+GOES_WITH = {
+    "max_completion_length_schedule": "max_completion_length",
+    "reward_weights": "reward_funcs",
+    "epsilon": "loss_type",
+    "epsilon_high": "loss_type",
+    "warmup_steps": "lr_scheduler_type",
+    "max_generation_batches": "dynamic_sampling",
+}
+
 
 def options(name: str) -> dict[str, Any]:
     """The preset's settings by name of the option."""
     return {option: setting.value for option, setting in PRESETS[name].items()}
+
+
+def options_beside(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without those that go with a setting for which `given`, the recipe's own values, has another value."""
+    preset = options(name)
+    other = {option for option, value in preset.items() if given.get(option, value) != value}
+    return {option: value for option, value in preset.items() if GOES_WITH.get(option) not in other}

@@ -9,10 +9,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlzero.grpo.combinations import check_combinations
 from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
 from rlzero.grpo.parse import CONCERNS, parse_recipe
-from rlzero.grpo.presets import PRESETS, options
 
 SNAPSHOT = Path(__file__).with_name("options.txt")
 
@@ -293,28 +291,6 @@ def test_help_lists_every_option(parse, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(f"--{f.name}" in shown for concern in CONCERNS for f in fields(concern))
-
-
-def test_preset_gives_defaults_yaml_wins_over_it_and_the_command_line_over_both(parse):
-    recipe = parse("preset: dapo\nepsilon_high: 0.3\nprompts_per_step: 4", "--prompts_per_step", "8")
-    assert (recipe.objective.loss_type, recipe.objective.epsilon_high, recipe.grpo.prompts_per_step) == ("dapo", 0.3, 8)
-    assert (recipe.grpo.steps_per_generation, recipe.selection.dynamic_sampling) == (16, True)
-    assert recipe.run.preset == "dapo"
-
-
-@pytest.mark.parametrize("words", [["--preset", "deepseekmath"], ["--preset=deepseekmath"]])
-def test_preset_of_the_command_line_wins_over_that_of_yaml(parse, words):
-    for yaml in ("{}", "preset: dr_grpo"):
-        recipe = parse(yaml, *words)
-        assert (recipe.run.preset, recipe.objective.advantage, recipe.reference.beta) == ("deepseekmath", "grpo", 0.04)
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_setting_of_a_preset_arrives_and_the_whole_passes_all_checks(parse, name):
-    recipe = parse("{}", "--preset", name)
-    given = as_plain_config(recipe)
-    assert {option: given[option] for option in options(name)} == options(name)
-    check_combinations(recipe)
 
 
 def test_correction_of_the_kl_is_on_wherever_the_loss_has_one(parse):
