@@ -133,10 +133,14 @@ def mismatch(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     kl = _mean(recent, "mismatch_kl")
     if len(recent) < LASTING or kl < MISMATCHED:
         return None
+    stale = recent[-1].get("sampling/staleness")
+    why = f", whose weights are {stale:.0f} steps older" if stale else ""
+    remedy = "lower learning_rate, " if stale else "leave top_p and top_k out where they are set, "
     return (
-        f"Engine and trainer disagree about the tokens that the engine sampled, by a KL of {kl:.2g} nats a token over "
-        f"{_lasted(recent)}: training on them as if they were the policy's own may collapse. Set "
-        "vllm_importance_sampling_correction, router_replay for a mixture of experts, or compute in float32."
+        f"Engine{why} and trainer disagree about the tokens that the engine sampled, by a KL of {kl:.2g} nats a token "
+        f"over {_lasted(recent)}: training on them as if they were the policy's own may collapse. Set "
+        f"vllm_importance_sampling_correction, {remedy}set router_replay for a mixture of experts, or compute in "
+        "float32."
     )
 
 

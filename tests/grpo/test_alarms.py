@@ -57,7 +57,14 @@ CASES = {
             "accuracy of 0.3",
         ],
     ),
-    "mismatch": ({"mismatch_kl": 0.06}, ["a KL of 0.012 nats a token over 10 steps", "vllm_importance_sampling_corr"]),
+    "mismatch": (
+        {"mismatch_kl": 0.06},
+        ["a KL of 0.012 nats a token over 10 steps", "leave top_p and top_k out", "vllm_importance_sampling_corr"],
+    ),
+    "mismatch one rollout ahead": (
+        {"mismatch_kl": 0.06, "sampling/staleness": 2.0},
+        ["Engine, whose weights are 2 steps older, and trainer", "lower learning_rate"],
+    ),
 }
 
 
