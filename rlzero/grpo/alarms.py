@@ -134,7 +134,7 @@ def mismatch(recent: Sequence[Row], peaks: Mapping[str, float]) -> str | None:
     if len(recent) < LASTING or kl < MISMATCHED:
         return None
     stale = recent[-1].get("sampling/staleness")
-    why = f", whose weights are {stale:.0f} steps older" if stale else ""
+    why = f", whose weights are {stale:.0f} steps older," if stale else ""
     remedy = "lower learning_rate, " if stale else "leave top_p and top_k out where they are set, "
     return (
         f"Engine{why} and trainer disagree about the tokens that the engine sampled, by a KL of {kl:.2g} nats a token "
