@@ -181,6 +181,16 @@ def test_defaults_other_than_trls_are_those_of_the_table() -> None:
     assert {code(row[0]): (code(row[1]), code(row[2])) for row in rows_of("option", "TRL")} == differ
 
 
+def test_every_option_that_trl_adds_is_one_of_ours_or_stands_in_the_table_with_what_to_do_instead() -> None:
+    from transformers import TrainingArguments
+    from trl import GRPOConfig as TRLConfig
+
+    added = {f.name for f in dataclasses.fields(TRLConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
+    assert len(added) > 50
+    listed = [name for row in rows_of("option of TRL", "here") for name in re.findall(r"`([^`]+)`", row[0])]
+    assert sorted(listed) == sorted(added - options().keys())
+
+
 def preset_tables() -> str:
     """For every preset its settings, those of one source together."""
     lines = []
