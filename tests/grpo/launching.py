@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TinyRun
 
 # What `accelerate launch` sets for `distributed_type: FSDP`; it does so for GPUs only.
 LAYOUTS = {
@@ -51,3 +51,15 @@ def run_two(layout: str, *words: object, **more: str) -> subprocess.CompletedPro
             out, err = launcher.communicate()
             pytest.fail(f"the processes did not end within {PATIENCE} s:\n{out[-3000:]}\n{err}")
     return subprocess.CompletedProcess(command, launcher.returncode, out, err)
+
+
+def start_two(run: TinyRun, *extra: str, **settings: object) -> subprocess.Popen:
+    """`TinyRun.start` in two processes with whole models."""
+    return subprocess.Popen(
+        [*TORCHRUN, *run.command(*extra, **settings)[1:]],
+        cwd=ROOT,
+        env=environment("ddp"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
