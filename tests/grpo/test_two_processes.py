@@ -6,16 +6,28 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rlzero.grpo.advantage import ADVANTAGES
+from rlzero.grpo.objective import OBJECTIVES
 from tests.conftest import ROOT
 from tests.grpo.launching import LAYOUTS, run_two
+from tests.grpo.pieces import make_recipe
 from tests.grpo.two_processes_options import CASES, train
+
+# A mean over the tokens of each process, then over processes: another number with two than with one, by definition.
+BY_PROCESS = "bnpo"
+
+
+def test_cases_have_every_loss_and_every_advantage():
+    chosen = [make_recipe(**settings).objective for settings in CASES.values()]
+    assert {objective.loss_type for objective in chosen} == OBJECTIVES.keys() - {BY_PROCESS}
+    assert {objective.advantage for objective in chosen} == ADVANTAGES.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_objective_takes_the_steps_of_one_process(layout, tmp_path):
-    """Also where one process has fewer groups with a signal than the other, where it has none, where nobody has, and
-    where the gradient of one is not finite."""
+    """But for bnpo. Also where one process has fewer groups with a signal than the other, where it has none, where
+    nobody has, and where the gradient of one is not finite."""
     done = run_two(layout, ROOT / "tests" / "grpo" / "two_processes_options.py", tmp_path, *CASES)
     assert done.returncode == 0, done.stderr[-3000:]
     for case in CASES:

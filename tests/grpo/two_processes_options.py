@@ -35,6 +35,8 @@ ROLLOUTS = (
 )  # fmt: skip
 # A gradient that is not finite on the second process alone; the last rollout again is an ordinary one.
 OVERFLOW = (ROLLOUTS[0], [*ROLLOUTS[0][:6], [3e38, -3e38, 0.0], NOTHING], ROLLOUTS[4])
+# The second process has none with a signal; then the first has fewer than the second.
+FEW = (ROLLOUTS[1], ROLLOUTS[4])
 MINIBATCHES = {"steps_per_generation": 2, "num_iterations": 2}
 CASES: dict[str, dict] = {
     "plain": {},
@@ -48,7 +50,12 @@ CASES: dict[str, dict] = {
     },
     "not finite": {"advantage": "dr_grpo", "scale_rewards": "none"},
     "adapters": {**MINIBATCHES, "lora_r": 4, "beta": 0.1},
+    "grpo": {**MINIBATCHES, "loss_type": "grpo", "advantage": "rloo"},
+    "dr_grpo": {**MINIBATCHES, "loss_type": "dr_grpo", "advantage": "max_rl"},
+    "sapo": {**MINIBATCHES, "loss_type": "sapo", "advantage": "reinforce++_baseline"},
+    "gspo_token": {**MINIBATCHES, "loss_type": "gspo_token", "advantage": "dr_grpo"},
 }  # fmt: skip
+TURNS = {"not finite": OVERFLOW, **dict.fromkeys(("grpo", "dr_grpo", "sapo", "gspo_token"), FEW)}
 
 
 def train(case: str, accelerator: Accelerator, folder: Path) -> dict[str, torch.Tensor]:
@@ -65,7 +72,7 @@ def train(case: str, accelerator: Accelerator, folder: Path) -> dict[str, torch.
     trainer.updater.optimizer.param_groups[0]["eps"] = 1e-2
     found: dict[str, torch.Tensor] = {}
     keep_gradients(trainer, found)
-    for turn, rewards in enumerate(OVERFLOW if case == "not finite" else ROLLOUTS):
+    for turn, rewards in enumerate(TURNS.get(case, ROLLOUTS)):
         groups = make_groups(rewards, seed=turn)
         share = len(groups) // accelerator.num_processes
         places = range(accelerator.process_index * share, len(groups))[:share]
