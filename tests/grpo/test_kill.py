@@ -26,7 +26,7 @@ SHORT = {
     **SIGNAL, "max_steps": 40, "steps_per_generation": 2, "beta": 0.05, "learning_rate": 0.01, "save_steps": 4,
     "save_total_limit": 2,
 }  # fmt: skip
-# A rollout is in flight in every checkpoint.
+# A rollout is in flight whenever it is killed.
 AHEAD = {**SHORT, "max_async_level": 1, "lora_r": 4}
 TOGETHER = {**SHORT, "prompts_per_step": 4, "dynamic_sampling": True, "curriculum": "failures", "curriculum_pool": 512}
 
