@@ -91,8 +91,9 @@ def run_recipe(argv: Sequence[str], default_config: Path, closing: ExitStack) ->
 
 
 def close(run: Run) -> None:
-    """The engine, and the trackers."""
+    """The engine, the trackers, and the record."""
     run.trainer.close()
+    run.directory.close()
     for tracker in run.accelerator.trackers:
         tracker.finish()
 
@@ -234,9 +235,8 @@ def evaluate_heldout(run: Run, problems: int, samples: int) -> EvalResult | None
 def log_evaluation(run: Run, shown: Progress, result: EvalResult | None, start: float, kind: str) -> None:
     """Record and show an evaluation; nothing where there was none."""
     if result is not None and run.accelerator.is_main_process:
-        figures = result_figures(result)
+        figures = result_figures(result) | {"shares": result.accuracies}  # by problem: what pairs two evaluations
         row = {"step": run.trainer.done, "kind": kind, "wall_seconds": time.perf_counter() - start, **figures}
-        row["shares"] = result.accuracies  # of right answers, by problem: what pairs two evaluations
         run.directory.log_evaluation(row)
         shown.evaluated(row)
 

@@ -32,6 +32,7 @@ from rlzero.report.records import (
     to_disk,
     write_atomically,
 )
+from rlzero.report.run_lock import RunLock
 
 __all__ = ["ROLLOUT_COLUMNS", "RunDirectory", "RunDirectoryError", "read_metrics"]
 
@@ -84,6 +85,7 @@ class RunDirectory:
         self.curves = self.path / "curves.png"
         # Filled by `create` on a resume: {key: (then, now)} for settings that are no longer the same.
         self.config_changes: dict[str, tuple[Any, Any]] = {}
+        self._lock: RunLock | None = None
 
     @classmethod
     def create(cls, output_dir: str | Path, config: Mapping[str, Any], resume: bool = False) -> RunDirectory:
@@ -91,10 +93,11 @@ class RunDirectory:
 
         config: nested plain data; values JSON does not know (paths, dtypes) are written as their text.
         Raises RunDirectoryError when the directory cannot be written, holds another run (without `resume`),
-        or holds no run (with it).
+        or holds no run (with it), and while another process writes it.
         """
         run = cls(output_dir)
         run.check_usable(resume)
+        run._take()
         plain = as_plain(config)
         for folder in (run.rollouts, run.checkpoints):
             folder.mkdir(exist_ok=True)
@@ -176,6 +179,11 @@ class RunDirectory:
             if file.suffix == ".tmp" or (match and int(match[1]) > step):
                 file.unlink()
 
+    def close(self) -> None:
+        """Another process may write it now."""
+        if self._lock is not None:
+            self._lock.release()
+
     def to_disk(self) -> None:
         """The records outlive a power failure when this returns: before a checkpoint that a resume goes on from."""
         for path in (self.metrics, self.evaluations, self.rollouts, self.path):
@@ -201,6 +209,15 @@ class RunDirectory:
                 f"the output directory {str(self.path)!r} holds files that a run would overwrite "
                 f"({', '.join(filled)}). Give another name with --output_dir."
             )
+
+    def _take(self) -> None:
+        try:
+            self._lock = RunLock(self.path / ".lock")
+        except TimeoutError:
+            raise RunDirectoryError(
+                f"a run directory has one writer, and another process still writes {str(self.path)!r}: wait until it "
+                "has ended, end it, or give another folder with --output_dir."
+            ) from None
 
     def _keep_old_config(self, new: Mapping[str, Any]) -> None:
         """Note what differs from the config on disk, and keep that one beside the new."""

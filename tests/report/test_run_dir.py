@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 import tempfile
+import threading
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -234,3 +237,27 @@ def test_summary_replaces_the_earlier_one_whole_and_is_valid_json(tmp_path):
     run.write_summary({"base": {"pass@1": float("nan")}, "long": "x" * 10000})
     run.write_summary({"base": {"pass@1": np.float64(0.5)}, "config": {"path": Path("x")}})
     assert json.loads(run.summary.read_text()) == {"base": {"pass@1": 0.5}, "config": {"path": "x"}}
+
+
+HOLDER = """
+import sys
+from rlzero.report.run_dir import RunDirectory
+run = RunDirectory.create(sys.argv[1], {}, resume=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_directory_that_another_process_writes_is_waited_for_and_then_refused(tmp_path, monkeypatch):
+    """As by the processes of a launcher that was killed alone. A process that is killed holds nothing."""
+    monkeypatch.setattr("rlzero.report.run_lock.PATIENCE", 0.3)
+    RunDirectory.create(tmp_path / "run", {}).close()
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunDirectoryError, match="has one writer, and another process still writes"):
+            RunDirectory.create(tmp_path / "run", {}, resume=True)
+        monkeypatch.setattr("rlzero.report.run_lock.PATIENCE", 30.0)
+        threading.Timer(0.5, other.kill).start()
+        RunDirectory.create(tmp_path / "run", {}, resume=True)
+    RunDirectory.create(tmp_path / "run", {}, resume=True)
