@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,12 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
 
     One tensor is gathered at a time. Where `source` is sharded, every process must call it.
     """
-    own = {**dict(target.named_parameters()), **dict(target.named_buffers())}
-    for name, tensor in (*source.named_parameters(), *source.named_buffers()):
+    own = dict(named_tensors(target))
+    for name, tensor in named_tensors(source):
         own[name].copy_(whole(tensor.detach()))
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, each once: all that a forward pass reads."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
