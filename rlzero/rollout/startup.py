@@ -1,4 +1,4 @@
-"""Starting a large library inside this process: its chatter held back, its side effects undone."""
+"""Starting a large library inside this process: its chatter held back, its side effects undone; starting another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,11 +35,18 @@ def process_left_as_found() -> Iterator[None]:
         torch.set_num_threads = set_num_threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        for name, value in variables.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_variables(variables)
+
+
+@contextmanager
+def variables_set(changed: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment variables, None for none, as a process that is started in the block finds them."""
+    before = {name: os.environ.get(name) for name in changed}
+    _set_variables(changed)
+    try:
+        yield
+    finally:
+        _set_variables(before)
 
 
 @contextmanager
@@ -86,3 +93,11 @@ def chatter_kept_back(enabled: bool = True) -> Iterator[None]:
         finally:
             for descriptor in saved:
                 os.close(descriptor)
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

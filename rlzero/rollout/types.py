@@ -64,6 +64,10 @@ class Group:
 Done = Callable[[int, Group], None]
 
 
+class EngineLost(RuntimeError):
+    """The engine is gone, and with it what it was doing. The trainer's state is whole."""
+
+
 class Engine(Protocol):
     """Where completions come from. `builtin` shares the trainer's weights, vLLM's copy must be synced.
 
