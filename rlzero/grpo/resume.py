@@ -25,8 +25,8 @@ _END = {"max_steps", "max_skipped_steps", "sync_check_every", "sync_tolerance"}
 # How the same work is done; the steps are then the same to rounding, or to another engine's sampling:
 _MACHINE = {
     "tokens_per_microbatch", "shared_prefix", "gradient_checkpointing", "attn_implementation", "torch_compile",
-    "torch_compile_backend", "overlap_rewards", "rollout", "max_num_seqs", "vllm_gpu_memory_utilization",
-    "vllm_enable_sleep_mode", "vllm_max_model_length",
+    "torch_compile_backend", "overlap_rewards", "rollout", "rollout_device", "max_num_seqs",
+    "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length",
 }  # fmt: skip
 # A preset is its options, which are compared one by one.
 MAY_CHANGE = frozenset(_RECORD | _END | _MACHINE | {"preset"})

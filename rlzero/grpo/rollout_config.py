@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rlzero.grpo.concern import Concern, ConfigError, above, acts_only_with, at_least, choose, option
@@ -14,6 +15,10 @@ class RolloutConfig(Concern):
     """How completions are sampled."""
 
     rollout: str = option("auto", "vllm, builtin, or auto: vLLM wherever it imports.")
+    rollout_device: str | None = option(
+        None, "cpu, or cuda:N: the engine runs in a process of its own on that device; with several trainer processes "
+        "on a machine their engines take cuda:N and those after it. Default: in the trainer's process."
+    )  # fmt: skip
     num_generations: int = option(8, "Completions per problem (G).")
     max_completion_length: int = option(256, "New tokens per completion at most.")
     max_completion_length_schedule: list[str] | None = option(
@@ -36,6 +41,16 @@ class RolloutConfig(Concern):
 
     def check(self) -> None:
         choose("rollout", self.rollout, ("auto", "vllm", "builtin"))
+        if self.rollout_device is not None and not re.fullmatch(r"cpu|cuda:\d+", self.rollout_device):
+            raise ConfigError(
+                f"rollout_device={self.rollout_device!r} is no device of an engine: give cpu, or cuda and a number "
+                "(cuda:1), or leave it out for the trainer's own process and device."
+            )
+        if self.rollout_device == "cpu" and self.vllm_enable_sleep_mode:
+            raise ConfigError(
+                "vllm_enable_sleep_mode=True gives back memory of the GPU that engine and trainer share, and "
+                "rollout_device='cpu' puts the engine on none: leave one of them out."
+            )
         at_least("num_generations", self.num_generations, 2, "an advantage compares answers to the same problem")
         at_least("max_completion_length", self.max_completion_length, 1)
         at_least("max_num_seqs", self.max_num_seqs, 1)

@@ -38,13 +38,13 @@ from rlzero.report.run_dir import read_metrics
 from rlzero.report.tables import show_header, show_samples, show_summary
 from rlzero.rollout.request import RequestError
 from rlzero.rollout.sync_check import SyncError
-from rlzero.rollout.types import Sampling
+from rlzero.rollout.types import EngineLost, Sampling
 
 INTERRUPTED = 130  # exit code of a run that Ctrl-C ended, as shells have it
 SAME_PRESS = 1.0  # seconds
 GOAL = 0.9  # the accuracy whose time of arrival the summary reports
 # What ends a run with a message. The state is whole: the failed step changed nothing, or was done.
-FAILURES = (RewardError, RequestError, TrainingError, SyncError)
+FAILURES = (RewardError, RequestError, TrainingError, SyncError, EngineLost)
 
 
 def main(argv: Sequence[str], default_config: Path) -> int:

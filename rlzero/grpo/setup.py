@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +20,7 @@ from rlzero.grpo.combinations import check_combinations, check_pool, check_proce
 from rlzero.grpo.config import ConfigError, Recipe, as_plain_config
 from rlzero.grpo.curriculum import Curriculum
 from rlzero.grpo.ending import watch_others
+from rlzero.grpo.engine import engine_device, start_engine
 from rlzero.grpo.moe import check_experts
 from rlzero.grpo.overlap import runs_in_thread
 from rlzero.grpo.problems import ProblemFeed
@@ -33,7 +33,7 @@ from rlzero.models.adapter import add_adapters
 from rlzero.models.load import check_model, context_length, load_model, load_tokenizer
 from rlzero.report.run_dir import RunDirectory
 from rlzero.report.trackers import tracker_names
-from rlzero.rollout.make import check_sleep_mode, make_engine, resolve_engine
+from rlzero.rollout.make import check_sleep_mode, resolve_engine
 
 # Prompts that are measured before training; a generator is endless, so this many stand for it.
 MEASURED_PROMPTS = 256
@@ -120,6 +120,7 @@ def set_up(recipe: Recipe) -> Run:
     accelerator = make_accelerator(checked.bf16, log_with=checked.trackers or None, project_dir=recipe.run.output_dir)
     watch_others()
     check_processes(recipe, accelerator.num_processes)
+    device = engine_device(recipe, checked.engine, accelerator)
     set_seed(recipe.run.seed, device_specific=True)
     model = load_model(model_path, recipe.model.dtype, recipe.model.attn_implementation, trusted, revision)
     check_experts(model, recipe.grpo)
@@ -128,31 +129,17 @@ def set_up(recipe: Recipe) -> Run:
         add_adapters(model, adapter.lora_r, adapter.lora_alpha, adapter.lora_target_modules, recipe.run.seed)
     if recipe.model.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    # What is sharded moves to its device in parts.
-    sharded = accelerator.is_fsdp2
-    engine = make_engine(
-        recipe.rollout.rollout,
-        model=model if sharded else model.to(accelerator.device),
-        model_path=model_path,
-        tokenizer=tokenizer,
-        max_model_len=recipe.rollout.vllm_max_model_length or model_length,
-        max_num_seqs=recipe.rollout.max_num_seqs,
-        dtype=torch.bfloat16 if checked.bf16 else model.dtype,
-        seed=recipe.run.seed,
-        gpu_memory_utilization=recipe.rollout.vllm_gpu_memory_utilization,
-        revision=revision,
-        trust_remote_code=trusted,
-        record_routing=recipe.grpo.router_replay,
-        own_copy_on=accelerator.device if sharded or recipe.grpo.max_async_level else None,
-        sleep_mode=recipe.rollout.vllm_enable_sleep_mode,
-    )
+    engine = start_engine(
+        recipe, accelerator, device, model, tokenizer,
+        max_model_len=recipe.rollout.vllm_max_model_length or model_length, bf16=checked.bf16,
+    )  # fmt: skip
     feed = ProblemFeed(
         source, checked.template, tokenizer, recipe.run.seed, accelerator.process_index, accelerator.num_processes,
         curriculum,
     )  # fmt: skip
     scorer = Scorer(checked.rewards, checked.template, tokenizer, overlap)
     trainer = GRPOTrainer(recipe, accelerator, model, engine, feed, scorer, tokenizer.pad_token_id)
-    if sharded:  # only now has every process the weights
+    if accelerator.is_fsdp2:  # only now has every process the weights
         engine.sync(accelerator.unwrap_model(trainer.model), 0)
     elapsed = 0.0 if start.checkpoint is None else load_checkpoint(trainer, start.checkpoint)
     # Last, so that a set-up that fails leaves no run behind.
@@ -221,12 +208,13 @@ def describe(recipe: Recipe, checked: Checked) -> dict[str, Any]:
     """What a run will do, in words, from its settings alone."""
     rollout, grpo = recipe.rollout, recipe.grpo
     weights = ", ".join(f"{reward.name} × {reward.weight:g}" for reward in checked.rewards)
+    place = "" if rollout.rollout_device is None else f" on {rollout.rollout_device}"
     return {
         "model": recipe.model.model_name_or_path,
         "problems": f"{recipe.data.dataset_name}, template {checked.template.name}",
         "rewards": weights,
-        "rollouts": f"{checked.engine}: {grpo.prompts_per_rollout} problems × {rollout.num_generations} completions "
-        f"of at most {rollout.max_completion_length} tokens",
+        "rollouts": f"{checked.engine}{place}: {grpo.prompts_per_rollout} problems × {rollout.num_generations} "
+        f"completions of at most {rollout.max_completion_length} tokens",
         "updates": f"{grpo.max_steps} steps, {grpo.updates_per_rollout} per rollout, each on {grpo.prompts_per_step} "
         f"problems; learning rate {grpo.learning_rate:g} ({grpo.lr_scheduler_type})",
         "objective": ", ".join(objective_words(recipe)),

@@ -32,7 +32,7 @@ from rlzero.grpo.schedule import length_at
 from rlzero.grpo.scoring import Scorer, teaches
 from rlzero.grpo.update import Minibatch, TrainingError, Updater
 from rlzero.rollout.sync_check import SyncError, check_sync, default_tolerance
-from rlzero.rollout.types import Engine, Sampling
+from rlzero.rollout.types import Engine, EngineLost, Sampling
 
 # A weight sync is verified with the first completions of so many groups: enough to see any wrong weight, and cheap.
 CHECK_SEQUENCES = 4
@@ -59,8 +59,7 @@ class GRPOTrainer:
     ) -> None:  # fmt: skip
         self.recipe, self.accelerator, self.engine = recipe, accelerator, engine
         self.feed, self.scorer = feed, scorer
-        processes, wanted = accelerator.num_processes, recipe.grpo.prompts_per_rollout
-        self.plan = DynamicSampling(wanted, most_groups(recipe), processes)
+        self.plan = DynamicSampling(recipe.grpo.prompts_per_rollout, most_groups(recipe), accelerator.num_processes)
         self.updater = Updater(recipe, accelerator, model, pad_id)
         self.model, self.scheduler = self.updater.model, self.updater.scheduler
         self.ahead = Ahead(accelerator.device) if recipe.grpo.max_async_level else None
@@ -225,18 +224,21 @@ class GRPOTrainer:
     def sync(self, scored: Sequence[ScoredGroup]) -> float:
         """New weights to the engine; every Nth time both sides score a few completions. Returns mean |Δlogprob|; what
         is wrong with it `check_going_on` says, when the step is recorded."""
-        model = self.accelerator.unwrap_model(self.model)
-        self.engine.sync(model, self.done)
-        every = self.recipe.rollout.sync_check_every
-        if not every or math.ceil(self.done / self.recipe.grpo.updates_per_rollout) % every:
-            return 0.0
-        rollouts = [s.group.rollouts[0] for s in scored[:CHECK_SEQUENCES]]
-        sequences = [np.concatenate([r.prompt_ids, r.completion_ids]).tolist() for r in rollouts]
+        model, every = self.accelerator.unwrap_model(self.model), self.recipe.rollout.sync_check_every
         try:
+            self.engine.sync(model, self.done)
+            if not every or math.ceil(self.done / self.recipe.grpo.updates_per_rollout) % every:
+                return 0.0
+            rollouts = [s.group.rollouts[0] for s in scored[:CHECK_SEQUENCES]]
+            sequences = [np.concatenate([r.prompt_ids, r.completion_ids]).tolist() for r in rollouts]
             return check_sync(self.engine, model, sequences, self.sync_tolerance, autocast_dtype=self.autocast_dtype)
+        except EngineLost as error:
+            if self.accelerator.num_processes > 1:  # the others have gone on to the check, and would wait there
+                raise
+            self._out_of_sync = SyncError(str(error), math.nan)
         except SyncError as error:
             self._out_of_sync = error
-            return error.difference
+        return self._out_of_sync.difference
 
     def check_going_on(self) -> None:
         """Raise SyncError where the engine has other weights than the trainer, and StuckError where too many steps in

@@ -169,6 +169,18 @@ def test_on_a_gpu_the_engine_takes_its_share_and_products_are_in_bfloat16() -> N
     assert parts["computed weights"] == 2 * found.parameters.total
 
 
+@pytest.mark.parametrize("engine", ["vllm", "builtin"])
+def test_an_engine_in_a_process_of_its_own_is_not_counted_in_the_trainers(engine: str) -> None:
+    config, found = llama(), measure(built(llama()))
+    recipe = make_recipe(rollout_device="cpu", bf16=False)
+    memory = estimate_memory(recipe, found, config, CPU, lengths(), 100, engine, 0.0)
+    assert memory.generation == []
+    assert by_name(memory.resident)["shared weights"] == 4 * found.parameters.total
+    gpu = Place("cuda", "a GPU", 1, False, 10**12, True, 1)
+    names = by_name(estimate_memory(recipe, found, config, gpu, lengths(), 100, engine, 0.0).parts)
+    assert not {"engine", "cache", "shared weights"} & names.keys()
+
+
 RATES = Rates(
     token=1e-3, microbatch=0.1, forward=0.25, step=0.01, row=1e-4, prompt=1e-3, block=1, answer=0.0, score=1e-3,
     optimizer=0.5, sync=0.2, start=7.0, how="by hand",

@@ -212,7 +212,7 @@ def test_users_own_reward_file_is_paid_for(tiny_run, reward_file):
 
 def test_engine_whose_weights_are_not_the_trainers_stops_the_run(tiny_run, monkeypatch):
     """A real second copy of the model that a sync does not reach: the fault that other pipelines do not notice."""
-    import rlzero.grpo.setup as module
+    import rlzero.grpo.engine as module
     from rlzero.models.load import load_model
     from rlzero.rollout.builtin import BuiltinEngine
 
@@ -237,7 +237,7 @@ def test_engine_whose_weights_are_not_the_trainers_stops_the_run(tiny_run, monke
 
 
 def test_prompt_that_turns_out_too_long_underway_ends_the_run_with_a_message(tiny_run, monkeypatch):
-    import rlzero.grpo.setup as module
+    import rlzero.grpo.engine as module
 
     original = module.make_engine
     monkeypatch.setattr(

@@ -129,7 +129,11 @@ def estimate_memory(
         resident.append(Part("gradient buckets", moved, "DDP's, which it sends"))
     generation: list[Part] = []
     room = lengths.room
-    if engine == "vllm":
+    if recipe.rollout.rollout_device is not None:
+        if on_cpu:
+            words = "for the engine, whose own memory is that of another process"
+            resident.append(Part("shared weights", (total + adapters) * kind.stored, words))
+    elif engine == "vllm":
         asleep = place.device == "cuda" and recipe.rollout.vllm_enable_sleep_mode
         (generation if asleep else resident).extend(_vllm(recipe, config, place, room, total, kind))
     else:
