@@ -73,7 +73,7 @@ def run_recipe(argv: Sequence[str], default_config: Path, closing: ExitStack) ->
             show_header("dry run: every name and combination is right", describe(recipe, check(recipe)))
             return 0
         run = set_up(recipe)
-    except ValueError as error:
+    except (ValueError, EngineLost) as error:
         raise Failure(f"error: {error}", 2) from error
     closing.callback(close, run)
     try:

@@ -188,12 +188,14 @@ def _extrapolated(shallow: Measured, deep: Measured, layers: int) -> Measured:
 
 
 def _best(call: Callable[[], object], times: int = 2) -> float:
-    """Seconds of the quickest call: what disturbs only makes it longer."""
+    """Seconds of the quickest call: what disturbs only makes it longer. With one thread they are the process's own, so
+    that other work on the machine does not count; several may wait for each other."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     found = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         call()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return min(found)
 
 
