@@ -1,6 +1,6 @@
 """The training phase, forward and backward of one optimizer step: packed as it is, padded as it was, and as TRL pads.
 
-    python benchmarks/training_phase.py                     # one CPU thread: about ten minutes
+    python benchmarks/training_phase.py                     # one CPU thread: about forty minutes
     python benchmarks/training_phase.py --models base --prompts 16
 
 Groups of 16 with completions of long-tailed lengths (mean about 60, at most 256). Sides, of the same samples:
