@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from rlzero.models.logprobs import accepted_options
 
 _TOKENS = 16  # of the pass that looks whether anything is left
-# Of the largest logit: kernels may differ between the two modes, draws differ by far more.
-_TOLERANCE = 1e-2
 
 
 def remove_chance(model: PreTrainedModel) -> None:
     """Switch every dropout off. A ratio compares two policies: with a mask of its own in each pass it would be noise,
     and the engine, which never drops anything, would be another policy.
 
-    Raises ValueError for a model that computes otherwise in training mode all the same.
+    Raises ValueError for a model that draws random numbers in training mode all the same.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -25,8 +23,7 @@ def remove_chance(model: PreTrainedModel) -> None:
         for name, value in list(vars(module).items()):
             if "drop" in name and isinstance(value, float):  # handed to functional.dropout
                 setattr(module, name, 0.0)
-    training, evaluating = (_logits(model, mode) for mode in (True, False))
-    if float((training - evaluating).abs().max()) > _TOLERANCE * float(evaluating.abs().max()):
+    if _draws(model):
         raise ValueError(
             f"a policy must compute the same in training as in sampling, and {type(model).__name__} draws something in "
             "training mode (dropout that it reads from its configuration, experts chosen at random). Set the dropout "
@@ -35,13 +32,19 @@ def remove_chance(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel, training: bool) -> Tensor:
-    """float32[1, T, V] of tokens that differ."""
+def _draws(model: PreTrainedModel) -> bool:
+    """Whether a forward pass in training mode takes random numbers."""
     ids = torch.arange(_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
-    was_training = model.training
-    devices = [] if model.device.type == "cpu" else [model.device]
-    try:
-        with torch.random.fork_rng(devices):
-            return model.train(training)(input_ids=ids, use_cache=False, **accepted_options(model)).logits.float()
-    finally:
-        model.train(was_training)
+    devices, was_training = [] if model.device.type == "cpu" else [model.device], model.training
+    with torch.random.fork_rng(devices):
+        before = _states(model.device)
+        try:
+            model.train()(input_ids=ids, use_cache=False, **accepted_options(model))
+        finally:
+            model.train(was_training)
+        return not all(map(torch.equal, before, _states(model.device)))
+
+
+def _states(device: torch.device) -> list[torch.Tensor]:
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
