@@ -26,7 +26,9 @@ def _fuzz(seed: int, count: int) -> None:
         answer = random_text(rng)
         verdict = explain(gold, answer)
         assert verdict.rule != "error", (gold, answer, verdict.reason)
-        assert verdict.seconds < 1.0 or verdict.rule in ("sympy", "undecided"), (gold, answer, verdict)
+        if verdict.seconds > 1.0 and verdict.rule not in ("sympy", "undecided"):
+            # What is slow by itself is so again; a machine that was busy elsewhere is not.
+            assert min(explain(gold, answer).seconds for _ in range(3)) < 1.0, (gold, answer, verdict)
         extract_answer(answer)
 
 
