@@ -46,10 +46,11 @@ def policy_logprobs(
         logprobs_M, entropy_M = found_M2.unbind(-1)
     else:
         logits = model(**inputs, **options, logits_to_keep=kept).logits
-        if logits.shape[1] != (kept if isinstance(kept, int) else len(kept)):
+        wanted = kept if isinstance(kept, int) else len(kept)
+        if logits.shape[1] != wanted:
             raise ValueError(
                 f"the forward pass of {type(own).__name__} must know logits_to_keep, and gave logits of "
-                f"{logits.shape[1]} positions where {kept if isinstance(kept, int) else len(kept)} were asked for. Let "
+                f"{logits.shape[1]} positions where {wanted} were asked for. Let "
                 "it keep these, as transformers' own models do."
             )
         logits_KV = logits.flatten(0, 1)

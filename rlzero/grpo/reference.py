@@ -15,7 +15,7 @@ from rlzero.grpo.processes import share_buffers
 from rlzero.grpo.sharding import live_tensors, sharded_like
 from rlzero.models.adapter import without_adapters
 from rlzero.models.load import load_model
-from rlzero.models.sharded import whole
+from rlzero.models.sharded import named_tensors, whole
 
 if TYPE_CHECKING:
     from rlzero.grpo.config import Recipe
@@ -30,7 +30,7 @@ def make_reference(accelerator: Accelerator, model: nn.Module, recipe: Recipe) -
         other = load_model(path, recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code)
         share_buffers(accelerator, other)
         try:
-            reference.load_state_dict({**dict(other.named_parameters()), **dict(other.named_buffers())})
+            reference.load_state_dict(dict(named_tensors(other)))
         except ValueError as error:
             raise ConfigError(f"ref_model_name_or_path={path!r} cannot be the reference: {error}") from None
     return reference

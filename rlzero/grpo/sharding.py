@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from rlzero.models.sharded import named_tensors
+
 
 def live_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers as they are now, each once. model: as accelerate prepared it, unwrapped.
@@ -17,8 +19,7 @@ def live_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    yield from named_tensors(model)
 
 
 def sharded_like(kept: Tensor, tensor: Tensor) -> Tensor:

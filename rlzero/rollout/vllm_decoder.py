@@ -19,6 +19,7 @@ from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.utils import maybe_prefix
 
 from rlzero.models.decoder import MoEModel
+from rlzero.models.sharded import named_tensors
 from rlzero.rollout.vllm_cpu_options import attention_shape
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class MoEForCausalLM(nn.Module):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Copy a checkpoint's tensors in; returns their names. ValueError unless they are the model's, all of them."""
         saved = {name for name in self.state_dict() if _VLLM_STATE not in name}
-        tensors = {name: tensor for name, tensor in [*self.named_parameters(), *self.named_buffers()] if name in saved}
+        tensors = {name: tensor for name, tensor in named_tensors(self) if name in saved}
         loaded: set[str] = set()
         for name, weight in weights:
             if name.startswith(_TRAINING_ONLY):
