@@ -54,7 +54,7 @@ def run_two(layout: str, *words: object, **more: str) -> subprocess.CompletedPro
 
 
 def start_two(run: TinyRun, *extra: str, **settings: object) -> subprocess.Popen:
-    """`TinyRun.start` in two processes with whole models."""
+    """`TinyRun.start` in two processes with whole models; Ctrl-C reaches them by their launcher's group alone."""
     return subprocess.Popen(
         [*TORCHRUN, *run.command(*extra, **settings)[1:]],
         cwd=ROOT,
@@ -62,4 +62,5 @@ def start_two(run: TinyRun, *extra: str, **settings: object) -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )

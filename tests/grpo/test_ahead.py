@@ -12,20 +12,15 @@ import rlzero.grpo.run as run_module
 from rlzero.grpo.ahead import Ahead, Answer
 from rlzero.report.run_dir import RunDirectory, read_metrics
 from tests.conftest import ROOT
-from tests.grpo.launching import environment
+from tests.grpo.launching import environment, run_two
 from tests.grpo.pieces import gradients, make_groups, make_recipe, make_trainer
 from tests.grpo.test_checkpoint import Killed
 from tests.grpo.test_resume import assert_same_run, ends, rollouts
-from tests.grpo.test_run import SIGNAL, launch, without_times
+from tests.grpo.test_run import SIGNAL, without_times
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 AHEAD = {**SIGNAL, "max_async_level": 1, "max_steps": 4, "learning_rate": 0.01, "save_steps": 1, "save_total_limit": 9}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_module, "plot_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +183,7 @@ def test_what_cannot_be_done_ahead_is_refused(tiny_run, settings, parts):
 def test_two_processes_save_the_rollout_of_both_and_one_goes_on_with_it(tiny_run):
     settings = {**AHEAD, "prompts_per_step": 4, "max_steps": 3}
     both = tiny_run.output.parent / "both"
-    done = subprocess.run(
-        launch(tiny_run, **settings, output_dir=both), cwd=ROOT, capture_output=True, text=True, timeout=280,
-        check=False, env=environment("ddp"),
-    )  # fmt: skip
+    done = run_two("ddp", *tiny_run.command(**settings, output_dir=both)[1:])
     assert done.returncode == 0, done.stderr[-3000:]
     assert tiny_run(**settings).code == 0
     rows, wanted = read_metrics(both), read_metrics(tiny_run.output)

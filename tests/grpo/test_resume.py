@@ -19,6 +19,8 @@ from tests.grpo.pieces import make_recipe
 from tests.grpo.test_checkpoint import Killed
 from tests.grpo.test_run import SIGNAL, without_times
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 # Every kind of state that a run has, with two steps a rollout and a checkpoint after each.
 STATEFUL = {
     **SIGNAL, "num_generations": 2, "max_steps": 6, "save_steps": 2, "save_total_limit": 3, "steps_per_generation": 2,
@@ -75,14 +77,6 @@ def assert_equal(found: object, wanted: object, where: str) -> None:
             assert_equal(*pair, f"{where} {index}")
     else:
         assert torch.equal(found, wanted) if isinstance(found, torch.Tensor) else found == wanted, where
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """They take as long as the steps, and are drawn from the record anyway."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_module, "plot_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,22 +15,17 @@ from rlzero.grpo.concern import ConfigError
 from rlzero.grpo.engine import engine_device
 from rlzero.report.run_dir import RunDirectory, read_metrics
 from tests.conftest import ROOT, TinyRun
-from tests.grpo.launching import LAYOUTS, PATIENCE, environment
+from tests.grpo.launching import LAYOUTS, environment, run_two
 from tests.grpo.pieces import make_recipe
 from tests.grpo.test_ahead import AHEAD
 from tests.grpo.test_checkpoint import Killed
 from tests.grpo.test_resume import assert_same_run, ends, rollouts
-from tests.grpo.test_run import EVALUATED, SIGNAL, launch, wait_for_steps, without_times
+from tests.grpo.test_run import EVALUATED, SIGNAL, wait_for_steps, without_times
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 OUTSIDE = {"rollout_device": "cpu"}
 MANY = {**SIGNAL, **EVALUATED, "learning_rate": 0.01, "dynamic_sampling": True, "router_replay": True}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_module, "plot_curves", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +162,7 @@ def test_two_processes_have_an_engine_each_and_make_the_run_that_they_make_witho
     for name, more in {"inside": {}, "outside": OUTSIDE}.items():
         settings = {**SIGNAL, **EVALUATED, "learning_rate": 0.01, "prompts_per_step": 4, "max_async_level": 1, **more}
         found.append(tiny_run.output.parent / name)
-        done = subprocess.run(
-            launch(tiny_run, **settings, output_dir=found[-1]), cwd=ROOT, capture_output=True, text=True, timeout=140,
-            check=False, env=environment(layout),
-        )  # fmt: skip
+        done = run_two(layout, *tiny_run.command(**settings, output_dir=found[-1])[1:])
         assert done.returncode == 0, done.stderr[-3000:]
     assert_same_record(found[1], found[0])
 
@@ -184,10 +176,7 @@ def test_engine_that_one_process_loses_ends_both_with_its_message(tiny_run, rewa
         "    return [float(len(set(c))) for c in completions]\n"
     )
     settings = {**OUTSIDE, "reward_funcs": [reward_file(body)], "overlap_rewards": False}
-    done = subprocess.run(
-        launch(tiny_run, **settings), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
-        env=environment("ddp"),
-    )  # fmt: skip
+    done = run_two("ddp", *tiny_run.command(**settings)[1:])
     assert done.returncode != 0
     assert "error in step 2: the rollout engine's process on cpu has ended, with exit code -9" in done.stderr
 

@@ -13,7 +13,7 @@ import pytest
 
 from rlzero.report.run_dir import ROLLOUT_COLUMNS, read_metrics
 from tests.conftest import ROOT, TinyRun
-from tests.grpo.launching import LAYOUTS, TORCHRUN, run_two
+from tests.grpo.launching import LAYOUTS, run_two, start_two
 
 ISSUE_KEYS = [
     "step", "reward", "accuracy", "format", "completion_length", "loss", "grad_norm", "entropy", "logprob_diff",
@@ -248,11 +248,6 @@ def test_prompt_that_turns_out_too_long_underway_ends_the_run_with_a_message(tin
     assert "error in step 1: a prompt must have 1 to 4 tokens" in outcome.err
 
 
-def launch(run: TinyRun, **settings) -> list[str]:
-    """The command that starts the recipe in two processes on the CPU."""
-    return [*TORCHRUN, *run.command(**settings)[1:]]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_train_together_as_one_would_and_only_the_main_one_writes(layout, tiny_run, reward_file):
@@ -279,11 +274,7 @@ def test_two_processes_train_together_as_one_would_and_only_the_main_one_writes(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_two_processes_after_the_same_step(tiny_run):
-    process = subprocess.Popen(
-        launch(tiny_run, **SIGNAL, max_steps=5000), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        start_new_session=True,
-    )  # fmt: skip
+    process = start_two(tiny_run, **SIGNAL, max_steps=5000)
     wait_for_steps(process, tiny_run, 3)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=120)
